@@ -1,0 +1,130 @@
+"""The contract that a task fulfils.
+
+Level 1 (`Adapter`) is all that the core ever calls: four class attributes and `run`. Level 2
+(`TrainedAdapter`) supplies a model, a training set, a step and an evaluation, and gets the one
+training loop (`mae_bench.train.fit`) for free.
+
+This module and every module that defines an adapter import no torch at the top: the command line
+reads an adapter's `Config` to validate a recipe, and must answer at once. Heavy imports belong inside
+the methods.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from mae_bench.settings import TaskConfig, TrainedConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mae_bench.backbones import Backbone
+    from mae_bench.data import ImageDataset
+    from mae_bench.optim import ParamGroup
+    from mae_bench.run import Run
+
+C = TypeVar("C", bound=TaskConfig)
+T = TypeVar("T", bound=TrainedConfig)
+Batch = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number means: its unit and which way is better."""
+
+    unit: str = "%"
+    higher_is_better: bool = True
+    label: str = ""
+
+
+class Adapter(ABC, Generic[C]):
+    """A task as the core sees it.
+
+    Attributes:
+        task: name of the task in results, for example ``imagenet-finetune``.
+        metrics: what `run` returns, headline first.
+        Config: the strict settings of the task; the YAML of a recipe is validated against it.
+        needs_backbone: whether `--backbone` must be given.
+    """
+
+    task: ClassVar[str]
+    metrics: ClassVar[Mapping[str, Metric]]
+    Config: ClassVar[type[TaskConfig]]
+    needs_backbone: ClassVar[bool] = True
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    @abstractmethod
+    def run(self, run: Run) -> dict[str, float]:
+        """Do the whole task inside the open run folder and return the metrics (every process returns the same)."""
+
+    def check(self, run: Run) -> list[str]:
+        """Look at data and weights without training; one line per thing found in order.
+
+        Raises:
+            MaeBenchError: on the first thing that would stop `run`.
+        """
+        return []
+
+    def visualize(self, run: Run, images: list[str], count: int) -> list[str]:
+        """Draw pictures of a finished run into its folder; returns their paths.
+
+        Args:
+            images: files to draw; empty means the first `count` validation images.
+        """
+        from mae_bench.errors import MaeBenchError
+
+        raise MaeBenchError(f"the task '{self.task}' has nothing to draw")
+
+
+class TrainedAdapter(Adapter[T]):
+    """A task trained by `mae_bench.train.fit`."""
+
+    def backbone(self, run: Run) -> Backbone | None:
+        """The backbone for `model`; override to ask for stochastic depth or another image size."""
+        if not self.needs_backbone:
+            return None
+        height, width = self.config.data.image_size
+        return run.backbone(image_size=(height, width))
+
+    @abstractmethod
+    def model(self, backbone: Backbone | None, run: Run) -> nn.Module:
+        """The module to train; its parameters with `requires_grad` are the ones optimised."""
+
+    @abstractmethod
+    def train_set(self, run: Run) -> ImageDataset:
+        """The training images, in a fixed order."""
+
+    @abstractmethod
+    def step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """One forward pass on a micro-batch already on the device: ``{"loss": scalar, ...}``.
+
+        Other entries are scalars to log. `model` may be wrapped for distributed training, so call it
+        rather than its parts.
+        """
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, run: Run) -> dict[str, float]:
+        """The metrics on the reported set; the same on every process. `model` is unwrapped."""
+
+    def groups(self, model: nn.Module) -> list[ParamGroup]:
+        """Parameter groups with their weight decay and learning-rate scale."""
+        from mae_bench.optim import parameter_groups
+
+        return parameter_groups(model, self.config.optim)
+
+    def finish(self, model: nn.Module, run: Run) -> None:
+        """Called once on the main process after the last step, for what the task leaves besides the weights.
+
+        `model` is unwrapped and holds the weights that were reported.
+        """
+
+    def run(self, run: Run) -> dict[str, float]:
+        """Train, evaluate the last step, return its metrics."""
+        from mae_bench.train import fit
+
+        return fit(self, run)

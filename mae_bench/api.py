@@ -1,0 +1,179 @@
+"""The verbs as functions, for notebooks and other programs; the command line calls these and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mae_bench import recipe, registry, screen
+from mae_bench.errors import MaeBenchError
+from mae_bench.run import Run, folder_for
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mae_bench.backbones import Backbone
+    from mae_bench.results import Result
+
+PathLike = str | Path
+
+
+def pretrain(
+    recipe_name: str,
+    overrides: Sequence[str] = (),
+    *,
+    data_root: PathLike = "data",
+    runs_root: PathLike = "runs",
+    seed: int | None = None,
+    name: str | None = None,
+    force: bool = False,
+) -> Result:
+    """Pretrain an MAE by a recipe of `configs/pretrain`, or go on with an interrupted run of it.
+
+    Args:
+        recipe_name: a recipe's name, or the path of a YAML file.
+        overrides: ``key.path=value`` strings.
+        name: folder below `runs_root`; default: a name made from the recipe and its values.
+        force: start afresh; an earlier folder is kept aside under another name.
+
+    Returns:
+        What `result.json` holds; its ``folder`` can be given to `run` as backbone.
+
+    Raises:
+        MaeBenchError: bad recipe, data or value, with what to do about it.
+    """
+    opened = _prepare(recipe_name, "pretrain", overrides, None, seed, data_root, runs_root, name)
+    return _carry_out(opened, force)
+
+
+def run(
+    task: str,
+    backbone: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    data_root: PathLike = "data",
+    runs_root: PathLike = "runs",
+    seed: int | None = None,
+    name: str | None = None,
+    force: bool = False,
+) -> Result:
+    """Run one downstream task on a backbone, or go on with an interrupted run of it.
+
+    Args:
+        task: a recipe of `configs/tasks` (``imagenet-finetune``, ``demo/imagenet-knn``), or a YAML file.
+        backbone: ``timm:NAME``, ``random:ARCH``, ``run:FOLDER`` (or the folder), ``file:PATH?arch=NAME``.
+
+    Other arguments, result and errors as for `pretrain`.
+    """
+    opened = _prepare(task, "tasks", overrides, backbone, seed, data_root, runs_root, name)
+    return _carry_out(opened, force)
+
+
+def check(
+    recipe_name: str,
+    backbone: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    data_root: PathLike = "data",
+    runs_root: PathLike = "runs",
+) -> list[str]:
+    """Validate a recipe, its data and its backbone without training; one line for each thing in order.
+
+    Raises:
+        MaeBenchError: the first thing that would stop the run.
+    """
+    import tempfile
+
+    opened = _prepare(recipe_name, None, overrides, backbone, None, data_root, runs_root, None)
+    planned = opened.folder
+    lines = [f"recipe {opened.config.recipe}: every value is valid"]
+    with tempfile.TemporaryDirectory() as scratch:
+        # Looking must leave nothing behind in the runs folder.
+        opened.folder = Path(scratch)
+        lines += opened.adapter.check(opened)
+    lines.append(f"would run in {planned}")
+    return lines
+
+
+def visualize(folder: PathLike, images: Sequence[PathLike] = (), count: int = 8, data_root: PathLike = "data") -> list[str]:
+    """Draw pictures of a run (reconstructions, for a pretraining run); returns the paths of the PNG files.
+
+    Args:
+        images: image files; none means the first `count` validation images.
+    """
+    path = Path(folder)
+    config_file = path / "config.yaml"
+    if not config_file.exists():
+        raise MaeBenchError(f"{path} is not a run folder (no config.yaml in it)")
+    resolved = recipe.resolve(str(config_file), [], {})
+    adapter = resolved.adapter_class(resolved.config)
+    opened = Run(adapter, path, data_root=Path(data_root), runs_root=path.parent)
+    return adapter.visualize(opened, [str(image) for image in images], count)
+
+
+def table(table_id: str, *, runs_root: PathLike = "runs", format: str = "markdown") -> str:
+    """A table of the catalogue (`mae-table3`, ...) with the finished runs below `runs_root` in it.
+
+    Args:
+        table_id: a table's name, or the path of a layout file.
+        format: ``terminal``, ``markdown``, ``latex`` or ``csv``.
+    """
+    from mae_bench import tables
+
+    return tables.render_table(table_id, Path(runs_root), format)
+
+
+def load_backbone(spec: str, **options: Any) -> Backbone:
+    """Load a backbone by its spec; see `mae_bench.backbones.load_backbone`."""
+    from mae_bench.backbones import load_backbone as load
+
+    return load(spec, **options)
+
+
+def load_results(runs_root: PathLike = "runs") -> pd.DataFrame:
+    """Every finished run below `runs_root`, one row a run; see `mae_bench.results.load_results`."""
+    from mae_bench.results import load_results as load
+
+    return load(Path(runs_root))
+
+
+def _prepare(
+    name_or_path: str,
+    kind: str | None,
+    overrides: Sequence[str],
+    backbone: str | None,
+    seed: int | None,
+    data_root: PathLike,
+    runs_root: PathLike,
+    name: str | None,
+) -> Run:
+    extra: dict[str, Any] = {}
+    if backbone is not None:
+        extra["backbone"] = registry.normalise_backbone(backbone)
+    if seed is not None:
+        extra["seed"] = seed
+    resolved = recipe.resolve(name_or_path, list(overrides), extra, kind=kind)
+    if resolved.config.backbone is not None and not resolved.adapter_class.needs_backbone:
+        raise MaeBenchError(f"{resolved.config.recipe} takes no --backbone: it makes one")
+    adapter = resolved.adapter_class(resolved.config)
+    root = Path(runs_root)
+    return Run(adapter, folder_for(resolved.config, root, name), data_root=Path(data_root), runs_root=root)
+
+
+def _carry_out(opened: Run, force: bool) -> Result:
+    from mae_bench.results import Result
+
+    finished = opened.open(force=force)
+    try:
+        if finished is not None:
+            screen.say(f"already finished: {opened.folder} (--force runs it afresh)")
+            return finished
+        screen.say(f"{opened.config.recipe}: {opened.folder}")
+        metrics = opened.adapter.run(opened)
+        result: Result = opened.finish(metrics)
+        shown = ", ".join(f"{name} {metrics[name]:.4g}" for name in opened.adapter.metrics)
+        screen.say(f"{opened.config.recipe}: {shown} ({screen.duration(result.wall_clock_s)})")
+        return result
+    finally:
+        opened.close()

@@ -1,0 +1,441 @@
+"""A run: one folder, one resolved configuration, one set of processes, from opening to `result.json`.
+
+The folder's name follows from what the run computes, so the same command finds its own earlier work:
+finished (its result is given back), or interrupted (it goes on from the last checkpoint).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import fcntl
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mae_bench import recipe, screen, settings
+from mae_bench.errors import MaeBenchError
+from mae_bench.files import write_atomic
+from mae_bench.settings import TaskConfig
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from mae_bench.adapter import Adapter
+    from mae_bench.backbones import Backbone
+    from mae_bench.results import Result
+
+# Keys that change how a run is carried out or shown, and so neither its result nor the folder it belongs to.
+_NOT_IDENTITY = {
+    "recipe", "notes", "expected", "protocol", "wandb", "data.workers", "data.cache", "train.micro_batch",
+    "train.save_every_minutes", "train.save_every_steps", "train.keep_checkpoints", "train.log_every_steps",
+    "train.compile",
+}  # fmt: skip
+
+
+def identity(config: TaskConfig) -> str:
+    """Digest of all that decides a run's result: recipe values, data, backbone, seed, precision."""
+    flat = settings.flatten(settings.plain(config))
+    return settings.digest_of({key: value for key, value in flat.items() if key not in _NOT_IDENTITY})
+
+
+def folder_for(config: TaskConfig, runs_root: Path, name: str | None = None) -> Path:
+    """Where the run of `config` lives: ``RUNS/NAME`` or ``RUNS/RECIPE/BACKBONE-sSEED-HASH``."""
+    if name is not None:
+        return runs_root / name
+    short = f"s{config.seed}-{identity(config)[:8]}"
+    if config.backbone is not None:
+        short = f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', config.backbone).strip('-.')[-80:]}-{short}"
+    return runs_root / config.recipe / short
+
+
+class Run:
+    """An open run folder with what its processes share.
+
+    Attributes:
+        folder: where everything of the run is written.
+        config: the resolved settings.
+        adapter: the task.
+        data_root: folder below which datasets are looked for.
+        runs_root: folder that holds all runs.
+    """
+
+    def __init__(self, adapter: Adapter[Any], folder: Path, *, data_root: Path, runs_root: Path) -> None:
+        self.adapter = adapter
+        self.config: TaskConfig = adapter.config
+        self.folder = folder
+        self.data_root = data_root
+        self.runs_root = runs_root
+        self._facts: dict[str, Any] = {}
+        self._started = time.time()
+        self._lock: int | None = None
+
+    # ------------------------------------------------------------ processes and device
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        """Process group and device. Precision and accumulation are ours, so it is asked for neither."""
+        import torch
+        from accelerate import Accelerator
+
+        trackers = None
+        if self.config.wandb is not None:
+            _need_wandb()
+            trackers = ["wandb"]
+        accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=trackers)
+        if self.config.wandb is not None:
+            options = {"name": f"{self.config.recipe}/{self.folder.name}", "dir": str(self.folder)}
+            options |= {"mode": self.config.wandb.mode}
+            if self.config.wandb.entity is not None:
+                options["entity"] = self.config.wandb.entity
+            accelerator.init_trackers(
+                self.config.wandb.project, config=settings.plain(self.config), init_kwargs={"wandb": options}
+            )
+        return accelerator
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        return self.accelerator.device
+
+    @property
+    def rank(self) -> int:
+        """Index of this process among all."""
+        return int(self.accelerator.process_index)
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return int(self.accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files."""
+        return bool(self.accelerator.is_main_process)
+
+    def barrier(self) -> None:
+        """Wait for the other processes."""
+        self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process runs the body first, then the others (who find what it made)."""
+        with self.accelerator.main_process_first():
+            yield
+
+    @cached_property
+    def precision(self) -> str:
+        """`bf16`, `fp16` or `fp32`, with `auto` resolved for the device."""
+        from mae_bench import precision
+
+        return precision.resolve(self.config.precision, self.device)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The autocast context of the run's precision."""
+        from mae_bench import precision
+
+        return precision.autocast(precision.resolve(self.config.precision, self.device), self.device)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum of `values` over all processes (same shape; exact for integers)."""
+        import torch.distributed as dist
+
+        total = values.detach().clone().to(self.device)
+        if self.world > 1:
+            dist.all_reduce(total)
+        return total
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Concatenate ``(n_i, ...)`` of every process, in rank order, to ``(sum n_i, ...)``; sizes may differ."""
+        import torch
+        import torch.distributed as dist
+
+        values = values.detach().to(self.device).contiguous()
+        if self.world == 1:
+            return values
+        sizes = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.world)]
+        dist.all_gather(sizes, torch.tensor([len(values)], dtype=torch.int64, device=self.device))
+        longest = max(int(size) for size in sizes)
+        padded = values.new_zeros((longest, *values.shape[1:]))
+        padded[: len(values)] = values
+        parts = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
+
+    # ------------------------------------------------------------ backbone
+
+    def backbone(self, **options: Any) -> Backbone:
+        """Load the configured backbone, write `load_report.json`, record its origin.
+
+        Args:
+            options: passed to `mae_bench.backbones.load_backbone` (`image_size`, `drop_path`, ...).
+
+        Raises:
+            MaeBenchError: no backbone given, or its weights do not fit (see the load report's rules).
+        """
+        from mae_bench.backbones import load_backbone
+
+        if self.config.backbone is None:
+            raise MaeBenchError(
+                f"{self.config.recipe} needs a backbone: add --backbone timm:NAME, random:ARCH, run:FOLDER "
+                "or file:PATH?arch=NAME"
+            )
+        if self.config.backbone.startswith("random:"):
+            options.setdefault("seed", self.config.seed)
+        backbone = load_backbone(self.config.backbone, **options)
+        self._same_weights_as_before(backbone.digest)
+        if self.is_main and backbone.report is not None:
+            backbone.report.save(self.folder / "load_report.json")
+        facts = {
+            "spec": self.config.backbone,
+            "arch": backbone.arch,
+            "digest": backbone.digest,
+            "params": sum(param.numel() for param in backbone.parameters()),
+            "width": backbone.width,
+            "depth": backbone.depth,
+            "patch_size": list(backbone.patch_size),
+            "pretraining": backbone.pretraining,
+        }
+        self.record(backbone=facts)
+        if backbone.report is not None:
+            screen.say(backbone.report.summary())
+        return backbone
+
+    def _same_weights_as_before(self, digest: str) -> None:
+        # A run that goes on with other weights than it began with would be neither's result.
+        path = self.folder / "load_report.json"
+        if not path.exists():
+            return
+        before = json.loads(path.read_text()).get("digest_after")
+        if before is not None and before != digest:
+            raise MaeBenchError(
+                f"{self.config.backbone}: the weights changed since this run began ({path}); "
+                "start afresh with --force"
+            )
+
+    # ------------------------------------------------------------ the record
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append one line to `metrics.jsonl` and tell the tracker, if there is one."""
+        if not self.is_main:
+            return
+        with (self.folder / "metrics.jsonl").open("a") as lines:
+            lines.write(json.dumps({"step": step, **values}) + "\n")
+        if self.config.wandb is not None:
+            flat = {key.replace(".", "/"): value for key, value in settings.flatten(values).items()}
+            self.accelerator.log(flat, step=step)
+
+    def rewind_log(self, step: int) -> None:
+        """Forget what was logged after `step`, and evaluations at it, for they are about to be done again."""
+        path = self.folder / "metrics.jsonl"
+        if not self.is_main or not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the half-written last line of a killed process; its step is done again
+            if entry["step"] < step or (entry["step"] == step and "eval" not in entry):
+                kept.append(line)
+        write_atomic(path, "".join(line + "\n" for line in kept))
+
+    def record(self, **facts: Any) -> None:
+        """Merge facts (``dataset={...}``, ``steps=...``, ``notes=[...]``) into what `result.json` will hold."""
+        _merge(self._facts, facts)
+
+    def finish(self, metrics: Mapping[str, float]) -> Result:
+        """Write `result.json`: from now on the run is finished."""
+        from mae_bench.results import Result
+
+        missing = [name for name in self.adapter.metrics if name not in metrics]
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if missing or bad:
+            raise MaeBenchError(
+                f"{self.config.recipe}: the task returned no usable result ("
+                + "; ".join([*(f"{name} is missing" for name in missing), *(f"{name} is not finite" for name in bad)])
+                + f"); see {self.folder / 'metrics.jsonl'}"
+            )
+        result = Result.model_validate(self._result_values(metrics))
+        if self.is_main:
+            write_atomic(self.folder / "result.json", json.dumps(result.model_dump(mode="json"), indent=2) + "\n")
+            if self.config.wandb is not None:
+                self.accelerator.log({f"final/{name}": value for name, value in metrics.items()})
+        if self.config.wandb is not None:
+            self.accelerator.end_training()
+        self.barrier()
+        return result
+
+    def _result_values(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+        published = recipe.published(self.config)
+        known = self.adapter.metrics
+        values: dict[str, Any] = {
+            "schema": 1,
+            "task": self.adapter.task,
+            "recipe": self.config.recipe,
+            "protocol": self.config.protocol or self.config.recipe,
+            "recipe_hash": settings.recipe_hash(self.config),
+            "deviations": [
+                {"key": d.key, "published": d.published, "ours": d.ours}
+                for d in (settings.deviations(self.config, published) if published is not None else [])
+            ],
+            "notes": list(self.config.notes),
+            "backbone": None,
+            "seed": self.config.seed,
+            "metrics": dict(metrics),
+            "units": {
+                name: {
+                    "unit": known[name].unit,
+                    "higher_is_better": known[name].higher_is_better,
+                    "label": known[name].label or name,
+                }
+                for name in metrics
+                if name in known
+            },
+            "precision": self.precision,
+            "hardware": self._hardware(),
+            "wall_clock_s": round(time.time() - self._started, 1),
+            "versions": versions(),
+            "started": _iso(self._started),
+            "finished": _iso(time.time()),
+            "command": ["mae-bench", *sys.argv[1:]] if sys.argv[0].endswith("mae-bench") else list(sys.argv),
+        }
+        _merge(values, self._facts)
+        return values
+
+    def _hardware(self) -> dict[str, Any]:
+        import torch
+
+        on_gpu = self.device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(self.device) if on_gpu else _cpu_name(),
+            "kind": self.device.type,
+            "processes": self.world,
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        }
+
+    def elapsed_before(self, seconds: float) -> None:
+        """Count `seconds` of earlier, interrupted work into the run's wall-clock."""
+        self._started -= seconds
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of work so far, earlier parts of a resumed run included."""
+        return time.time() - self._started
+
+    # ------------------------------------------------------------ opening
+
+    def open(self, *, force: bool = False) -> Result | None:
+        """Take the folder: write `config.yaml`, or find the earlier work.
+
+        Returns:
+            The result, if the run has finished already.
+
+        Raises:
+            MaeBenchError: the folder holds another run, or another process works in it.
+        """
+        from mae_bench.results import read_result
+
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with self.main_first():
+            if self.is_main:
+                if force and self.folder.exists():
+                    self._set_aside()
+                self.folder.mkdir(exist_ok=True)
+                self._take_lock()
+                self._write_config()
+        result = self.folder / "result.json"
+        return read_result(result) if result.exists() else None
+
+    def _set_aside(self) -> None:
+        aside = self.folder.with_name(f"{self.folder.name}.old-{dt.datetime.now():%Y%m%d-%H%M%S}")
+        shutil.move(self.folder, aside)
+        screen.say(f"the earlier run is now {aside}")
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            self._lock = None
+            raise MaeBenchError(f"{self.folder}: another process is working on this run") from None
+
+    def _write_config(self) -> None:
+        from mae_bench import yamlfile
+
+        path = self.folder / "config.yaml"
+        values = settings.plain(self.config)
+        if not path.exists():
+            write_atomic(path, yamlfile.dump(values))
+            return
+        before = settings.flatten(yamlfile.load(path).values)
+        now = settings.flatten(values)
+        changed = [
+            f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
+            for key in sorted({*before, *now} - _NOT_IDENTITY)
+            if before.get(key) != now.get(key)
+        ]
+        if changed:
+            raise MaeBenchError(
+                f"{self.folder} holds another run ({'; '.join(changed[:5])}); choose another --name or use --force"
+            )
+
+    def close(self) -> None:
+        """Give the folder back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _merge(into: dict[str, Any], facts: Mapping[str, Any]) -> None:
+    for key, value in facts.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        elif isinstance(value, list) and isinstance(into.get(key), list):
+            into[key] += value
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _iso(seconds: float) -> str:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="seconds")
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine() or socket.gethostname()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    names = ["mae-bench", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow"]
+    found = {"python": platform.python_version()}
+    for name in names:
+        found[name] = metadata.version(name)
+    return found
+
+
+def _need_wandb() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("wandb") is None:
+        raise MaeBenchError("wandb is asked for but not installed: pip install 'mae-bench[wandb]'")

@@ -1,0 +1,378 @@
+"""The settings of a run: strict models, loading, overriding, hashing, comparing.
+
+A recipe is a YAML file of values (`mae_bench.yamlfile` reads it). `resolve` lays overrides over it and
+validates the whole against the adapter's model, so that an unknown key, a wrong type or a missing value
+is one sentence with the dotted path. What comes out is what `config.yaml` of a run folder holds, and
+running that file repeats the run.
+
+This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mae_bench.errors import MaeBenchError, near
+
+
+class Settings(BaseModel):
+    """Base of every settings model: strict types, unknown keys refused, frozen once built."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# A field marked RUNTIME says how a run is carried out, not what is computed: it is left out of the
+# recipe hash and of the comparison with the published protocol.
+RUNTIME: dict[str, Any] = {"runtime": True}
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class CropSettings(Settings):
+    """How a training image is cut to `image_size`."""
+
+    kind: Literal["random_resized", "random_resized_once", "pad", "center"] = "random_resized"
+    """`random_resized`: torchvision's (ten tries); `random_resized_once`: one draw, clamped, as the MAE
+    linear probe does (main_linprobe.py / util/crop.py); `pad`: zero-pad by `padding` and cut at random
+    (CIFAR); `center`: no augmentation, the evaluation transform."""
+    scale: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.2, 1.0]
+    ratio: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [0.75, 1.3333333333333333]
+    padding: Annotated[int, Field(ge=0)] = 4
+
+
+class EraseSettings(Settings):
+    """Random erasing (timm's, on the normalised batch)."""
+
+    prob: Fraction = 0.25
+    mode: Literal["const", "rand", "pixel"] = "pixel"
+    count: Count = 1
+
+
+class AugmentSettings(Settings):
+    """Training-time augmentation, in the order crop, flip, colour or RandAugment, erase."""
+
+    crop: CropSettings = CropSettings()
+    flip: Fraction = 0.5
+    color_jitter: NonNegative = 0.0
+    rand_augment: str | None = None
+    """timm's notation, for example ``rand-m9-mstd0.5-inc1``."""
+    erase: EraseSettings | None = None
+
+
+class EvalTransform(Settings):
+    """Short side to `resize` (null: no resize), then a centre crop of `image_size`."""
+
+    resize: Count | None = 256
+
+
+class DataSettings(Settings):
+    """An image-classification dataset and how its images are read."""
+
+    name: str
+    """Identity of the dataset in results and tables, for example ``imagenet-1k``."""
+    source: Literal["folder", "tar", "hf", "webdataset"] = Field("folder", json_schema_extra=RUNTIME)
+    """`folder`: class folders (or a flat folder with a label file); `tar`: tar files of the same layout;
+    `hf`: a Hugging Face dataset; `webdataset`: local shards."""
+    root: str = Field(json_schema_extra=RUNTIME)
+    """Folder (or dataset name) below `--data-root`, or an absolute path."""
+    train: str = Field("train", json_schema_extra=RUNTIME)
+    val: str = Field("val", json_schema_extra=RUNTIME)
+    val_labels: str | None = Field(None, json_schema_extra=RUNTIME)
+    """For a flat validation folder: a text file with `FILE CLASS` a line, CLASS a name or an index."""
+    class_list: str | None = Field(None, json_schema_extra=RUNTIME)
+    """A text file with one class name a line, in order; default: folder names sorted."""
+    classes: Count | None = None
+    """How many classes there must be; null: whatever is found."""
+    image_size: Annotated[list[Count], Field(min_length=2, max_length=2)] = [224, 224]
+    """Height and width that the model sees."""
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    augment: AugmentSettings = AugmentSettings()
+    evaluation: EvalTransform = EvalTransform()
+    max_bad_images: Annotated[int, Field(ge=0)] = 0
+    """Unreadable images allowed (replaced by a neighbour and listed); one more stops the run."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field("auto", json_schema_extra=RUNTIME)
+    """Loader processes per training process."""
+    cache: Literal["none", "memory"] = Field("none", json_schema_extra=RUNTIME)
+    """`memory`: keep the decoded uint8 images, for sets that fit."""
+
+
+class OptimSettings(Settings):
+    """Optimiser, learning-rate curve and per-layer scaling."""
+
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    lr: Positive | None = None
+    """Peak learning rate; give this or `blr`."""
+    blr: Positive | None = None
+    """Base learning rate: lr = blr x effective batch / 256 (linear scaling rule)."""
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    momentum: Fraction = 0.9
+    trust_coefficient: Positive = 0.001
+    """LARS only (You et al., arXiv:1708.03888)."""
+    weight_decay: NonNegative = 0.05
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Learning rate of layer i is scaled by layer_decay ** (depth + 1 - i); null: no scaling."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: NonNegative | None = None
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    min_lr: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> OptimSettings:
+        _exactly_one(self, "lr", "blr")
+        if self.warmup_epochs is not None and self.warmup_steps is not None:
+            raise ValueError("give warmup_epochs or warmup_steps, not both")
+        return self
+
+
+class TrainSettings(Settings):
+    """Length of training, batch, averaging, and what is kept on disk."""
+
+    epochs: Positive | None = None
+    steps: Count | None = None
+    batch: Count
+    """The effective, global batch; `micro_batch` and the number of processes must divide it."""
+    micro_batch: Count | Literal["auto"] = Field("auto", json_schema_extra=RUNTIME)
+    """Images in one forward pass of one process; `auto`: the largest exact divisor that fits."""
+    clip_grad: Positive | None = None
+    """Largest L2 norm of the whole gradient."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the exponential moving average of the weights; the averaged weights are the ones reported."""
+    evaluate_every_epochs: Positive | None = Field(None, json_schema_extra=RUNTIME)
+    """Also evaluate during training (for the curve; never for choosing); null: only at the end."""
+    save_every_minutes: Positive = Field(15.0, json_schema_extra=RUNTIME)
+    save_every_steps: Count | None = Field(None, json_schema_extra=RUNTIME)
+    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, json_schema_extra=RUNTIME)
+    log_every_steps: Count = Field(20, json_schema_extra=RUNTIME)
+    compile: bool = Field(False, json_schema_extra=RUNTIME)
+    """torch.compile the model (GPU)."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSettings:
+        _exactly_one(self, "epochs", "steps")
+        return self
+
+
+class WandbSettings(Settings):
+    """Weights & Biases as a mirror of metrics.jsonl (never the record)."""
+
+    project: str = "mae-bench"
+    entity: str | None = None
+    mode: Literal["online", "offline"] = "offline"
+
+
+class Expected(Settings):
+    """What the recipe should give, and who says so."""
+
+    metric: str
+    value: float
+    source: str
+
+
+class TaskConfig(Settings):
+    """What every recipe has; an adapter's `Config` adds its own keys.
+
+    `recipe` is filled in from the file's name and is what tables show.
+    """
+
+    task: str
+    """Name of the adapter in the catalogue."""
+    recipe: str = Field(json_schema_extra=RUNTIME)
+    """Name of the recipe, for example ``demo/imagenet-knn``."""
+    protocol: str | None = Field(None, json_schema_extra=RUNTIME)
+    """Recipe that holds the published protocol, if this one is a variation of it; null: this one."""
+    notes: list[str] = Field([], json_schema_extra=RUNTIME)
+    """Where the recipe itself departs from the paper, or what the paper leaves open."""
+    expected: list[Expected] = Field([], json_schema_extra=RUNTIME)
+    backbone: str | None = Field(None, json_schema_extra=RUNTIME)
+    """`timm:NAME`, `random:ARCH`, `run:FOLDER`, `file:PATH?arch=NAME`."""
+    seed: Annotated[int, Field(ge=0)] = Field(0, json_schema_extra=RUNTIME)
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", json_schema_extra=RUNTIME)
+    wandb: WandbSettings | None = Field(None, json_schema_extra=RUNTIME)
+
+
+class TrainedConfig(TaskConfig):
+    """Settings of a task that `mae_bench.train.fit` trains."""
+
+    data: DataSettings
+    train: TrainSettings
+    optim: OptimSettings
+
+
+def _exactly_one(model: BaseModel, *names: str) -> None:
+    given = [name for name in names if getattr(model, name) is not None]
+    if len(given) != 1:
+        raise ValueError(f"give exactly one of {' and '.join(names)}, not {len(given)}")
+
+
+# ---------------------------------------------------------------- validation
+
+M = TypeVar("M", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was written: a file and line, or the command line."""
+
+    where: str
+
+    def __str__(self) -> str:
+        return self.where
+
+
+def validate(model: type[M], values: Mapping[str, Any], origins: Mapping[str, Origin] | None = None) -> M:
+    """Build `model` from plain values.
+
+    Args:
+        origins: dotted path -> where the value was written, to be named in the message.
+
+    Raises:
+        MaeBenchError: one line per fault, each with its dotted path and, where known, file and line.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        lines = [_sentence(model, fault, origins or {}) for fault in error.errors()]
+        raise MaeBenchError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _sentence(model: type[BaseModel], fault: Any, origins: Mapping[str, Origin]) -> str:
+    """One fault of pydantic in plain words."""
+    # pydantic appends the tried member of a union ("int", "literal['auto']") to the path; keep real keys only.
+    path = [str(part) for part in fault["loc"] if isinstance(part, int) or str(part) in _all_keys(model)]
+    if fault["type"] == "extra_forbidden":
+        path = [str(part) for part in fault["loc"]]
+    dotted = ".".join(path)
+    where = next((f" ({origins[p]})" for p in _prefixes(path) if p in origins), "")
+    value = fault.get("input")
+    kind = fault["type"]
+    if kind == "extra_forbidden":
+        known = _keys_at(model, path[:-1])
+        return f"{dotted}: unknown key{where}{near(path[-1], known)}"
+    if kind == "missing":
+        return f"{dotted}: missing{where}"
+    if kind == "value_error":
+        return f"{dotted or 'recipe'}: {str(fault['msg']).removeprefix('Value error, ')}{where}"
+    wanted = str(fault["msg"]).removeprefix("Input should be ").replace("a valid ", "a ")
+    return f"{dotted}: should be {wanted}, not {_show(value)}{where}"
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return (text if len(text) <= 60 else text[:57] + "...") + f" ({type(value).__name__})"
+
+
+def _prefixes(path: Sequence[str]) -> Iterator[str]:
+    for end in range(len(path), 0, -1):
+        yield ".".join(path[:end])
+
+
+def submodel(annotation: Any) -> type[BaseModel] | None:
+    """The settings model inside an annotation such as `EraseSettings | None`, if there is one."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in getattr(annotation, "__args__", ()):
+        found = submodel(part)
+        if found is not None:
+            return found
+    return None
+
+
+def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    current: type[BaseModel] | None = model
+    for part in path:
+        if current is None or part not in current.model_fields:
+            return []
+        current = submodel(current.model_fields[part].annotation)
+    return list(current.model_fields) if current else []
+
+
+def _all_keys(model: type[BaseModel]) -> set[str]:
+    keys: set[str] = set()
+    for name, field in model.model_fields.items():
+        keys.add(name)
+        inner = submodel(field.annotation)
+        if inner is not None:
+            keys |= _all_keys(inner)
+    return keys
+
+
+# ---------------------------------------------------------------- plain values, hashes, differences
+
+
+def plain(config: BaseModel) -> dict[str, Any]:
+    """The settings as nested plain values, every default written out."""
+    return config.model_dump(mode="json")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values as dotted paths; lists count as values."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, path + "."))
+        else:
+            flat[path] = value
+    return flat
+
+
+def runtime_paths(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Dotted paths of the fields marked RUNTIME."""
+    paths: set[str] = set()
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("runtime"):
+            paths.add(prefix + name)
+            continue
+        inner = submodel(field.annotation)
+        if inner is not None:
+            paths |= runtime_paths(inner, f"{prefix}{name}.")
+    return paths
+
+
+def protocol_values(config: BaseModel) -> dict[str, Any]:
+    """Dotted path -> value of everything that decides what is computed (RUNTIME fields left out)."""
+    skip = runtime_paths(type(config))
+    return {
+        path: value
+        for path, value in flatten(plain(config)).items()
+        if not any(path == entry or path.startswith(entry + ".") for entry in skip)
+    }
+
+
+def digest_of(values: Any) -> str:
+    """SHA-256 of plain values in canonical JSON."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def recipe_hash(config: BaseModel) -> str:
+    """Digest of what decides the result, whatever the machine, seed or backbone."""
+    return digest_of(protocol_values(config))
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """One key in which a run departs from the published protocol."""
+
+    key: str
+    published: Any
+    ours: Any
+
+
+def deviations(config: BaseModel, published: BaseModel) -> list[Deviation]:
+    """Where `config` departs from the recipe that holds the published protocol, in key order."""
+    ours, theirs = protocol_values(config), protocol_values(published)
+    return [
+        Deviation(key, theirs.get(key), ours.get(key))
+        for key in [*theirs, *(key for key in ours if key not in theirs)]
+        if theirs.get(key) != ours.get(key)
+    ]
