@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mae_bench.backbones import Backbone
+    from mae_bench.demo import DemoReport
     from mae_bench.results import Result
 
 PathLike = str | Path
@@ -122,6 +123,13 @@ def table(table_id: str, *, runs_root: PathLike = "runs", format: str = "markdow
     from mae_bench import tables
 
     return tables.render_table(table_id, Path(runs_root), format)
+
+
+def demo(data_root: PathLike = "data", runs_root: PathLike = "runs", format: str = "terminal") -> DemoReport:
+    """All of the suite in miniature, on the generated world; see `mae_bench.demo`."""
+    from mae_bench.demo import demo as carry_out
+
+    return carry_out(data_root, runs_root, format)
 
 
 def load_backbone(spec: str, **options: Any) -> Backbone:

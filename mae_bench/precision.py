@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from mae_bench.errors import MaeBenchError
 
@@ -31,6 +32,18 @@ def resolve(wanted: Literal["auto", "bf16", "fp16", "fp32"], device: torch.devic
     if device.type == "cpu" and cpu_has_bf16():
         return "bf16"
     return "fp32"
+
+
+def suit_attention(model: nn.Module, device: torch.device, precision: str) -> None:
+    """Choose the attention kernel that trains fastest: PyTorch's fused one, except for bf16 on a CPU.
+
+    There the backward pass of the fused kernel takes two to ten times as long as plain matrix products and a
+    softmax (benchmarks/attention.py measures it); both compute the same.
+    """
+    fused = not (device.type == "cpu" and precision == "bf16")
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = fused
 
 
 def cpu_has_bf16() -> bool:

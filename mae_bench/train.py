@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mae_bench import checkpoints, data, optim, screen
+from mae_bench import checkpoints, data, optim, precision, screen
 from mae_bench.errors import MaeBenchError
 from mae_bench.files import write_atomic
 from mae_bench.microbatch import choose_micro_batch
@@ -189,6 +189,7 @@ class _Fit:
         seed_everything(self.config.seed)
         backbone = adapter.backbone(run)
         self.model = adapter.model(backbone, run).to(run.device).train()
+        precision.suit_attention(self.model, run.device, run.precision)
         self.train_set = adapter.train_set(run)
         saved = checkpoints.load_newest(self.folder, run.device)
         micro = saved["micro_batch"] if saved and saved["world"] == run.world else self._micro_batch()
@@ -199,6 +200,8 @@ class _Fit:
         self.at = Progress()
         if saved is not None:
             self._restore(saved)
+        else:
+            run.rewind_log(0)
         if self.config.train.compile:
             self.model.compile()
         self.wrapped = self._wrap()
