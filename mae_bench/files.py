@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from mae_bench.errors import MaeBenchError
@@ -13,24 +13,24 @@ from mae_bench.errors import MaeBenchError
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> Path:
     """Write ``data`` to ``path`` completely or not at all; text is written as UTF-8.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and the file is then renamed over
-    ``path``: a reader sees the old content or the new, never a mixture. Missing parent folders are made.
+    The bytes go to a temporary file in the same folder and are flushed to the disk; then the file is renamed
+    over ``path``. A reader sees the old content or the new, never a mixture. Missing parent folders are made.
 
     Raises:
-        MaeBenchError: the folder or the file cannot be written; whatever stood at ``path`` before is untouched.
+        MaeBenchError: the folder or the file cannot be written; what stood at ``path`` before is untouched.
     """
     target = Path(path)
     content = data.encode("utf-8") if isinstance(data, str) else data
     temporary: str | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        # Not mkstemp, whose files only their owner can read; a result should be as readable as any file.
+        temporary = str(target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"))
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes the file private to its owner; a result should be as readable as any other file.
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
         temporary = None
     except OSError as error:
@@ -53,13 +53,6 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise MaeBenchError(f"{os.fspath(path)} cannot be read: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    """The process's umask; the only portable way to read it is to set it and set it back."""
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,219 @@
+"""Departures from a published protocol in plain words: `12 of 100 epochs, batch 64 of 1024`.
+
+A run records its departures as triples (key, published value, our value). A reader of a table should not
+need to know our configuration keys, so the common ones have phrases here; any other key is still said, as
+`key: ours (published x)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from mae_bench.results import DeviationRecord
+
+DATASET_KEY = "data.name"
+
+_DATASETS = {
+    "ade20k": "ADE20K",
+    "cifar-10": "CIFAR-10",
+    "cifar-100": "CIFAR-100",
+    "coco": "COCO",
+    "imagenet-1k": "ImageNet-1K",
+    "imagenette": "Imagenette",
+    "tiny-imagenet": "Tiny-ImageNet",
+}
+
+# Things that are counted: "12 of 100 epochs".
+_COUNTS = {
+    "train.epochs": "epochs",
+    "train.steps": "steps",
+    "data.classes": "classes",
+}
+
+# Things that have a value: "batch 64 of 1024" for sizes, "weight decay 0.1 (published 0.05)" for the rest.
+_SIZES = {"train.batch": "batch"}
+_VALUES = {
+    "data.image_size": "image size",
+    "optim.name": "optimiser",
+    "optim.lr": "learning rate",
+    "optim.blr": "base learning rate",
+    "optim.schedule": "schedule",
+    "optim.warmup_epochs": "warm-up epochs",
+    "optim.warmup_steps": "warm-up steps",
+    "optim.min_lr": "final learning rate",
+    "optim.weight_decay": "weight decay",
+    "optim.layer_decay": "layer decay",
+    "optim.betas": "betas",
+    "optim.momentum": "momentum",
+    "optim.trust_coefficient": "trust coefficient",
+    "train.clip_grad": "gradient clipping",
+    "train.ema": "weight averaging",
+    "precision": "precision",
+    "pooling": "pooling",
+    "blocks": "tuned blocks",
+    "drop_path": "stochastic depth",
+    "label_smoothing": "label smoothing",
+    "mix.mixup": "mixup",
+    "mix.cutmix": "cutmix",
+    "mix.prob": "probability of mixing",
+    "mix.switch_prob": "probability of cutmix",
+    "k": "neighbours",
+    "headline_k": "reported neighbours",
+    "temperature": "temperature",
+    "data.augment.crop.kind": "crop",
+    "data.augment.crop.scale": "crop scale",
+    "data.augment.crop.ratio": "crop aspect ratio",
+    "data.augment.crop.padding": "crop padding",
+    "data.augment.flip": "flip",
+    "data.augment.color_jitter": "colour jitter",
+    "data.augment.rand_augment": "RandAugment",
+    "data.augment.erase.prob": "probability of random erasing",
+    "data.interpolation": "interpolation",
+    "data.evaluation.resize": "evaluation resize",
+    "data.max_bad_images": "unreadable images allowed",
+}
+
+# Sections that are there or not: "no random erasing".
+_SECTIONS = {"data.augment.erase": "random erasing", "mix": "mixup and cutmix"}
+
+# Two ways of saying one thing, of which a recipe uses one: (this, or that).
+_EITHER = [
+    ("train.epochs", "train.steps"),
+    ("optim.lr", "optim.blr"),
+    ("optim.warmup_epochs", "optim.warmup_steps"),
+]
+
+_ORDER = [DATASET_KEY, *_COUNTS, *_SIZES, *_VALUES]
+
+
+def phrases(deviations: Iterable[DeviationRecord], skip: Collection[str] = ()) -> list[str]:
+    """One phrase per departure, what weighs most first.
+
+    Args:
+        skip: keys that are no departure in this place, for example the axis of a figure.
+    """
+    left = {entry.key: (entry.published, entry.ours) for entry in deviations if entry.key not in skip}
+    said = [*_said_together(left), *((key, _phrase(key, *pair)) for key, pair in left.items())]
+    return [text for _, text in sorted(said, key=lambda pair: _weight(pair[0]))]
+
+
+def sentence(deviations: Iterable[DeviationRecord], skip: Collection[str] = ()) -> str:
+    """All departures in one line, the dataset first; empty if there are none."""
+    records = list(deviations)
+    data = phrases((entry for entry in records if entry.key == DATASET_KEY), skip)
+    others = phrases((entry for entry in records if entry.key != DATASET_KEY), skip)
+    return "; ".join([*data, *([", ".join(others)] if others else [])])
+
+
+def settings(values: Mapping[str, Any]) -> list[str]:
+    """Settings of ours to name a row by: `12 epochs`, `batch 64`, `on CIFAR-10`, `no random erasing`.
+
+    Args:
+        values: dotted path -> value.
+    """
+    left = dict(values)
+    # "300 steps" says by itself that the length is not given in epochs.
+    for pair in _EITHER:
+        if all(key in left for key in pair):
+            for key in pair:
+                if left[key] is None:
+                    del left[key]
+    for section in _SECTIONS:
+        inside = [key for key in left if key.startswith(section + ".") and left[key] is None]
+        if inside:
+            left = {key: value for key, value in left.items() if key not in inside} | {section: None}
+    return [_setting(key, left[key]) for key in sorted(left, key=_weight)]
+
+
+def _setting(key: str, value: Any) -> str:
+    if key == DATASET_KEY:
+        return f"on {dataset(value)}"
+    if key in _COUNTS:
+        return f"{show(value)} {_COUNTS[key]}"
+    name = _name(key)
+    return f"no {name}" if value is None else f"{name} {show(value)}"
+
+
+def dataset(name: Any) -> str:
+    """The usual spelling of a dataset's name."""
+    return _DATASETS.get(str(name), str(name))
+
+
+def show(value: Any) -> str:
+    """A setting's value as a person writes it: 1e-6, 224 x 224, none."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        sizes = len(value) == 2 and all(isinstance(item, int) for item in value)
+        return (" x " if sizes else ", ").join(show(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {show(item)}" for key, item in value.items())
+    return str(value)
+
+
+def _said_together(left: dict[str, tuple[Any, Any]]) -> list[tuple[str, str]]:
+    """Phrases for departures that several keys make up; takes those keys out of `left`."""
+    said = []
+    for this, that in _EITHER:
+        if this not in left or that not in left:
+            continue
+        for ours_key, published_key in ((this, that), (that, this)):
+            ours, published = left[ours_key][1], left[published_key][0]
+            if ours is not None and published is not None and left[published_key][1] is None:
+                text = f"{_amount(ours_key, ours)} instead of {_amount(published_key, published)}"
+                said.append((this, text))
+                del left[this], left[that]
+                break
+    for section, name in _SECTIONS.items():
+        inside = [key for key in left if key == section or key.startswith(section + ".")]
+        if not inside:
+            continue
+        if all(left[key][1] is None for key in inside):
+            said.append((inside[0], f"no {name}"))
+        elif all(left[key][0] is None for key in inside):
+            with_what = ", ".join(f"{key.rsplit('.', 1)[-1]} {show(left[key][1])}" for key in inside)
+            said.append((inside[0], f"{name} added ({with_what})"))
+        else:
+            continue
+        for key in inside:
+            del left[key]
+    return said
+
+
+def _amount(key: str, value: Any) -> str:
+    return f"{show(value)} {_COUNTS[key]}" if key in _COUNTS else f"{_name(key)} {show(value)}"
+
+
+def _phrase(key: str, published: Any, ours: Any) -> str:
+    fewer = _is_number(published) and _is_number(ours) and ours < published
+    if key == DATASET_KEY:
+        return f"on {dataset(ours)}, not {dataset(published)}"
+    if key in _COUNTS and ours is not None:
+        if fewer:
+            return f"{show(ours)} of {show(published)} {_COUNTS[key]}"
+        return f"{show(ours)} {_COUNTS[key]} (published {show(published)})"
+    if key in _SIZES and fewer:
+        return f"{_SIZES[key]} {show(ours)} of {show(published)}"
+    name = _name(key)
+    if ours is None:
+        return f"no {name} (published {show(published)})"
+    if key in _VALUES or key in _SIZES:
+        return f"{name} {show(ours)} (published {show(published)})"
+    return f"{name}: {show(ours)} (published {show(published)})"
+
+
+def _name(key: str) -> str:
+    return _SECTIONS.get(key) or _COUNTS.get(key) or _SIZES.get(key) or _VALUES.get(key) or key
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _weight(key: str) -> tuple[int, str]:
+    return (_ORDER.index(key), "") if key in _ORDER else (len(_ORDER), key)

@@ -1,0 +1,137 @@
+"""Figures: what is drawn, how curves are told apart, and what the files hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mae_bench import figures
+from mae_bench.errors import MaeBenchError
+from mae_bench.figures import draw, draw_table
+from mae_bench.tables import Table, make_table
+from tests.sample_runs import deviation, store
+
+
+def runs(root: Path) -> Path:
+    """Two seeds of a ViT-L at three numbers of blocks, and a short run of another backbone."""
+    for blocks in (0, 0.5, 4.0):
+        common = {
+            "task": "imagenet-partial",
+            "recipe": "imagenet-partial-large",
+            "protocol": "imagenet-partial-large",
+            "recipe_hash": str(blocks),
+            "config": {"blocks": blocks},
+        }
+        own = [] if blocks == 4.0 else [deviation("blocks", 4.0, blocks)]
+        for seed in (0, 1):
+            store(root, f"large-{blocks}-{seed}", 70 + blocks + seed, seed=seed, deviations=own, **common)
+        backbone = {"spec": "timm:vit_$1$_patch16_224.dino", "digest": "9" * 64}
+        short = [*own, deviation("train.epochs", 50, 5)]
+        store(root, f"short-{blocks}", 60 + blocks, deviations=short, backbone=backbone, **common)
+    return root
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    return make_table("mae-fig9", runs(tmp_path / "runs"))
+
+
+def drawn(table: Table) -> Figure:
+    assert table.figure is not None
+    return figures._figure(table, table.figure)
+
+
+def test_the_number_of_blocks_chooses_the_column_and_is_no_departure(table: Table) -> None:
+    rows = {row.label: row for row in table.rows if row.ours}
+    assert list(rows) == [
+        "ours: timm:vit_base_patch16_224.mae",
+        "ours: timm:vit_$1$_patch16_224.dino, 5 epochs",
+    ]
+    large = rows["ours: timm:vit_base_patch16_224.mae"].cells
+    assert {key: (cell.value, cell.n, cell.departures) for key, cell in large.items()} == {
+        "b0": (70.5, 2, ""),
+        "b05": (71.0, 2, ""),
+        "b4": (74.5, 2, ""),
+    }
+    assert {
+        cell.departures for cell in rows["ours: timm:vit_$1$_patch16_224.dino, 5 epochs"].cells.values()
+    } == {"5 of 50 epochs"}
+
+
+def test_a_curve_per_row_with_its_numbers(table: Table) -> None:
+    axes = drawn(table).axes[0]
+    curves = {container.get_label(): container[0] for container in axes.containers}
+    assert list(curves) == [
+        "MAE [1]",
+        "MoCo v3 [2]",
+        "ours: timm:vit_base_patch16_224.mae",
+        r"ours: timm:vit_\$1\$_patch16_224.dino, 5 epochs [3]",
+    ]
+    assert list(curves["MAE [1]"].get_xdata()) == [0, 0.5, 1, 2, 4, 6, 12, 18, 24]
+    assert list(curves["MAE [1]"].get_ydata()) == [73.5, 79.1, 81.0, 83.1, 84.2, 84.4, 84.6, 84.7, 84.9]
+    assert list(curves["MoCo v3 [2]"].get_xdata()) == [0, 1, 2, 4, 6, 12, 18, 24], "none is published at 0.5"
+
+
+def test_curves_are_told_apart_by_more_than_colour(table: Table) -> None:
+    lines = [container[0] for container in drawn(table).axes[0].containers]
+    looks = [(line.get_marker(), to_hex(line.get_color())) for line in lines]
+    assert len({marker for marker, _ in looks}) == len({color for _, color in looks}) == len(lines)
+    assert [line.get_linestyle() for line in lines] == ["-", "-", "--", "--"]
+    hollow = [to_hex(line.get_markerfacecolor()) == "#ffffff" for line in lines]
+    assert hollow == [False, False, False, True], "hollow: not comparable"
+
+
+def test_seeds_make_bars(table: Table) -> None:
+    containers = drawn(table).axes[0].containers
+    assert [container.has_yerr for container in containers] == [False, False, True, False]
+
+
+def test_the_axis_shows_the_numbers_of_blocks(table: Table) -> None:
+    axes = drawn(table).axes[0]
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ["0", "0.5", "1", "2", "4", "6", "12", "18", "24"]
+    assert axes.get_xlim()[0] < 0, "the points at zero are not cut"
+
+
+def test_png_holds_a_picture(table: Table, tmp_path: Path) -> None:
+    path = draw(table, tmp_path / "out" / "figure.png")
+    with Image.open(path) as picture:
+        width, height = picture.size
+        colors = picture.convert("RGB").getcolors(maxcolors=1 << 24)
+    assert width > 1000
+    assert height > 700
+    assert colors is not None
+    present = {color for _, color in colors}
+    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73), (0xCC, 0x79, 0xA7)} <= present
+
+
+def test_svg_holds_text_as_text_and_is_the_same_every_time(table: Table, tmp_path: Path) -> None:
+    first = draw(table, tmp_path / "a.svg").read_text()
+    assert "Fine-tuned blocks" in first
+    assert "ours: timm:vit_$1$_patch16_224.dino, 5 epochs [3]" in first
+    assert "[3] 5 of 50 epochs." in first
+    assert draw(table, tmp_path / "b.svg").read_text() == first
+
+
+def test_pdf_embeds_its_fonts_as_text(table: Table, tmp_path: Path) -> None:
+    content = draw(table, tmp_path / "a.pdf").read_bytes()
+    assert content.startswith(b"%PDF")
+    assert b"/Type3" not in content
+
+
+def test_without_runs_the_published_curves_are_drawn(tmp_path: Path) -> None:
+    path = draw_table("mae-fig9", tmp_path / "none", tmp_path / "figure.svg")
+    text = path.read_text()
+    assert "MoCo v3 [2]" in text
+    assert "Hollow" not in text
+
+
+def test_what_cannot_be_drawn_is_said(table: Table, tmp_path: Path) -> None:
+    with pytest.raises(MaeBenchError, match=r"ends in \.png, \.svg, \.pdf"):
+        draw(table, tmp_path / "figure.jpeg")
+    with pytest.raises(MaeBenchError, match="the table 'mae-table3' has no figure"):
+        draw_table("mae-table3", tmp_path, tmp_path / "figure.png")
