@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae_bench import recipe, registry, screen
+from mae_bench import recipe, screen
 from mae_bench.errors import MaeBenchError
+from mae_bench.resources import Kind
 from mae_bench.run import Run, folder_for
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ def run(
     Other arguments, result and errors as for `pretrain`.
     """
     opened = _prepare(task, "tasks", overrides, backbone, seed, data_root, runs_root, name)
+    if opened.adapter.needs_backbone and opened.config.backbone is None:
+        raise MaeBenchError(
+            f"{task} needs a backbone: --backbone timm:NAME, random:ARCH, file:PATH?arch=NAME "
+            "or the folder of a pretraining run"
+        )
     return _carry_out(opened, force)
 
 
@@ -148,7 +154,7 @@ def load_results(runs_root: PathLike = "runs") -> pd.DataFrame:
 
 def _prepare(
     name_or_path: str,
-    kind: str | None,
+    kind: Kind | None,
     overrides: Sequence[str],
     backbone: str | None,
     seed: int | None,
@@ -158,7 +164,7 @@ def _prepare(
 ) -> Run:
     extra: dict[str, Any] = {}
     if backbone is not None:
-        extra["backbone"] = registry.normalise_backbone(backbone)
+        extra["backbone"] = backbone
     if seed is not None:
         extra["seed"] = seed
     resolved = recipe.resolve(name_or_path, list(overrides), extra, kind=kind)

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from mae_bench import api, recipe, screen
+from mae_bench import api, screen
 from mae_bench.results import Result
 
 PRETRAINING = "demo/mae"
@@ -37,9 +37,8 @@ def demo(data_root: str | Path = "data", runs_root: str | Path = "runs", format:
     screen.say("the demo: an MAE is pretrained on generated scenes, then judged by every protocol")
     pretrained = api.pretrain(PRETRAINING, data_root=data_root, runs_root=runs_root, name=PRETRAINING)
     folder = Path(runs_root) / PRETRAINING
-    twin = recipe.twin_of(folder)
     results = [pretrained]
-    for backbone in (f"run:{folder}", twin):
+    for backbone in (f"run:{folder}", f"random:{folder}"):
         for task in TASKS:
             results.append(api.run(task, backbone, data_root=data_root, runs_root=runs_root))
     pictures = api.visualize(folder, count=8, data_root=data_root)

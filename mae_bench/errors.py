@@ -10,8 +10,10 @@ class MaeBenchError(Exception):
     """Something the user can mend.
 
     The message is one clear statement: what is wrong, where (path, key, line) and what to do.
-    The command line prints it without a traceback and leaves with exit status 2.
+    The command line prints it without a traceback and leaves with exit status `status`.
     """
+
+    status: int = 2
 
 
 def near(name: str, known: Iterable[str]) -> str:

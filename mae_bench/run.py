@@ -58,7 +58,8 @@ def folder_for(config: TaskConfig, runs_root: Path, name: str | None = None) -> 
         return runs_root / name
     short = f"s{config.seed}-{identity(config)[:8]}"
     if config.backbone is not None:
-        short = f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', config.backbone).strip('-.')[-80:]}-{short}"
+        slug = re.sub(r"[^A-Za-z0-9_.=-]+", "-", config.backbone)[-80:].strip("-.")
+        short = f"{slug}-{short}"
     return runs_root / config.recipe / short
 
 
@@ -254,12 +255,21 @@ class Run:
         write_atomic(path, "".join(line + "\n" for line in kept))
 
     def record(self, **facts: Any) -> None:
-        """Merge facts (``dataset={...}``, ``steps=...``, ``notes=[...]``) into what `result.json` will hold."""
+        """Merge facts (``dataset={...}``, ``steps=...``, ``notes=[...]``) into what `result.json` will hold.
+
+        Facts of one task alone go into ``details={...}``; a name that the schema does not know is a fault of
+        the adapter, found here rather than after hours of training.
+        """
+        from mae_bench.results import Result
+
+        unknown = facts.keys() - Result.model_fields.keys()
+        if unknown:
+            raise ValueError(f"results have no field {sorted(unknown)}; facts of a task go into details={{...}}")
         _merge(self._facts, facts)
 
     def finish(self, metrics: Mapping[str, float]) -> Result:
         """Write `result.json`: from now on the run is finished."""
-        from mae_bench.results import Result
+        from mae_bench.results import Result, write_result
 
         missing = [name for name in self.adapter.metrics if name not in metrics]
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
@@ -271,7 +281,7 @@ class Run:
             )
         result = Result.model_validate(self._result_values(metrics))
         if self.is_main:
-            write_atomic(self.folder / "result.json", json.dumps(result.model_dump(mode="json"), indent=2) + "\n")
+            write_result(self.folder, result)
             if self.config.wandb is not None:
                 self.accelerator.log({f"final/{name}": value for name, value in metrics.items()})
         if self.config.wandb is not None:
@@ -295,6 +305,7 @@ class Run:
             "notes": list(self.config.notes),
             "backbone": None,
             "seed": self.config.seed,
+            "config": settings.plain(self.config),
             "metrics": dict(metrics),
             "units": {
                 name: {

@@ -48,6 +48,14 @@ class CropSettings(Settings):
     ratio: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [0.75, 1.3333333333333333]
     padding: Annotated[int, Field(ge=0)] = 4
 
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> CropSettings:
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be [low, high] with 0 < low <= high, not [{low}, {high}]")
+        return self
+
 
 class EraseSettings(Settings):
     """Random erasing (timm's, on the normalised batch)."""
@@ -66,6 +74,12 @@ class AugmentSettings(Settings):
     rand_augment: str | None = None
     """timm's notation, for example ``rand-m9-mstd0.5-inc1``."""
     erase: EraseSettings | None = None
+
+    @model_validator(mode="after")
+    def _one_colour_augmentation(self) -> AugmentSettings:
+        if self.rand_augment is not None and self.color_jitter > 0:
+            raise ValueError("give color_jitter or rand_augment, not both")
+        return self
 
 
 class EvalTransform(Settings):
@@ -90,6 +104,10 @@ class DataSettings(Settings):
     """For a flat validation folder: a text file with `FILE CLASS` a line, CLASS a name or an index."""
     class_list: str | None = Field(None, json_schema_extra=RUNTIME)
     """A text file with one class name a line, in order; default: folder names sorted."""
+    image_key: str = Field("image", json_schema_extra=RUNTIME)
+    """`hf`: the column that holds the images."""
+    label_key: str = Field("label", json_schema_extra=RUNTIME)
+    """`hf`: the column that holds the labels; `webdataset`: the entry of KEY.json, without KEY.cls."""
     classes: Count | None = None
     """How many classes there must be; null: whatever is found."""
     image_size: Annotated[list[Count], Field(min_length=2, max_length=2)] = [224, 224]
@@ -129,7 +147,7 @@ class OptimSettings(Settings):
     def _one_of_each(self) -> OptimSettings:
         _exactly_one(self, "lr", "blr")
         if self.warmup_epochs is not None and self.warmup_steps is not None:
-            raise ValueError("give warmup_epochs or warmup_steps, not both")
+            raise ValueError("give warmup_epochs or warmup_steps, not both (null takes one away)")
         return self
 
 
@@ -207,10 +225,12 @@ class TrainedConfig(TaskConfig):
     optim: OptimSettings
 
 
-def _exactly_one(model: BaseModel, *names: str) -> None:
-    given = [name for name in names if getattr(model, name) is not None]
-    if len(given) != 1:
-        raise ValueError(f"give exactly one of {' and '.join(names)}, not {len(given)}")
+def _exactly_one(model: BaseModel, first: str, second: str) -> None:
+    given = [name for name in (first, second) if getattr(model, name) is not None]
+    if not given:
+        raise ValueError(f"give {first} or {second}")
+    if len(given) == 2:
+        raise ValueError(f"give {first} or {second}, not both (null takes one away)")
 
 
 # ---------------------------------------------------------------- validation
@@ -232,7 +252,7 @@ def validate(model: type[M], values: Mapping[str, Any], origins: Mapping[str, Or
     """Build `model` from plain values.
 
     Args:
-        origins: dotted path -> where the value was written, to be named in the message.
+        origins: dotted path -> where the value was written, to be named in the message; "" for the whole.
 
     Raises:
         MaeBenchError: one line per fault, each with its dotted path and, where known, file and line.
@@ -240,39 +260,102 @@ def validate(model: type[M], values: Mapping[str, Any], origins: Mapping[str, Or
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        lines = [_sentence(model, fault, origins or {}) for fault in error.errors()]
-        raise MaeBenchError("\n".join(dict.fromkeys(lines))) from None
+        faults: dict[str, list[Any]] = {}
+        for fault in error.errors():
+            faults.setdefault(".".join(_key_path(fault, values)), []).append(fault)
+        lines = [_sentence(model, path, same, origins or {}) for path, same in faults.items()]
+        raise MaeBenchError("\n".join(lines)) from None
 
 
-def _sentence(model: type[BaseModel], fault: Any, origins: Mapping[str, Origin]) -> str:
-    """One fault of pydantic in plain words."""
-    # pydantic appends the tried member of a union ("int", "literal['auto']") to the path; keep real keys only.
-    path = [str(part) for part in fault["loc"] if isinstance(part, int) or str(part) in _all_keys(model)]
-    if fault["type"] == "extra_forbidden":
-        path = [str(part) for part in fault["loc"]]
-    dotted = ".".join(path)
-    where = next((f" ({origins[p]})" for p in _prefixes(path) if p in origins), "")
-    value = fault.get("input")
+def _key_path(fault: Any, values: Mapping[str, Any]) -> list[str]:
+    """The keys that lead to a fault; pydantic adds the member of a union that it tried ("int", "literal")."""
+    path: list[str] = []
+    current: Any = values
+    for part in fault["loc"]:
+        inside = (isinstance(current, Mapping) and part in current) or isinstance(part, int)
+        if inside:
+            current = current[part]
+        if inside or fault["type"] == "missing":
+            path.append(str(part))
+    return path
+
+
+def _sentence(
+    model: type[BaseModel], dotted: str, faults: Sequence[Any], origins: Mapping[str, Origin]
+) -> str:
+    """The faults of one value (several if it is a union, one for each member) in plain words."""
+    path = dotted.split(".")
+    origin = next((origins[p] for p in _prefixes(path) if p in origins), origins.get(""))
+    where = f" ({origin})" if origin else ""
+    fault = faults[0]
+    match fault["type"]:
+        case "extra_forbidden":
+            return f"{dotted}: unknown key{where}{_other_keys(model, path)}"
+        case "missing":
+            return f"{dotted}: missing{where}"
+        case "value_error":
+            told = str(fault["msg"]).removeprefix("Value error, ")
+            return f"{dotted}: {told}{where}" if dotted else f"{told}{where}"
+    wanted = " or ".join(dict.fromkeys(_wanted(fault) for fault in faults)).replace(" or be ", " or ")
+    return f"{dotted}: should {wanted}, not {_show(fault.get('input'))}{where}"
+
+
+_WANTED = {
+    "string_type": "be text",
+    "bool_type": "be true or false",
+    "int_type": "be a whole number",
+    "float_type": "be a number",
+    "finite_number": "be a finite number",
+    "list_type": "be a list",
+    "dict_type": "be a mapping of keys",
+    "model_type": "be a mapping of keys",
+    "literal_error": "be {expected}",
+    "greater_than": "be more than {gt:g}",
+    "greater_than_equal": "be at least {ge:g}",
+    "less_than": "be less than {lt:g}",
+    "less_than_equal": "be at most {le:g}",
+    "too_short": "have at least {min_length} elements",
+    "too_long": "have at most {max_length} elements",
+}
+
+
+def _wanted(fault: Any) -> str:
+    """What pydantic would have accepted, to stand behind "should"."""
     kind = fault["type"]
-    if kind == "extra_forbidden":
-        known = _keys_at(model, path[:-1])
-        return f"{dotted}: unknown key{where}{near(path[-1], known)}"
-    if kind == "missing":
-        return f"{dotted}: missing{where}"
-    if kind == "value_error":
-        return f"{dotted or 'recipe'}: {str(fault['msg']).removeprefix('Value error, ')}{where}"
-    wanted = str(fault["msg"]).removeprefix("Input should be ").replace("a valid ", "a ")
-    return f"{dotted}: should be {wanted}, not {_show(value)}{where}"
+    if kind in _WANTED:
+        return _WANTED[kind].format(**fault.get("ctx", {}))
+    return "be " + str(fault["msg"]).removeprefix("Input should be ")
 
 
 def _show(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return (text if len(text) <= 60 else text[:57] + "...") + f" ({type(value).__name__})"
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _prefixes(path: Sequence[str]) -> Iterator[str]:
     for end in range(len(path), 0, -1):
         yield ".".join(path[:end])
+
+
+def _other_keys(model: type[BaseModel], path: Sequence[str]) -> str:
+    """A hint at the key that was meant: the same name elsewhere, else a similar one at this place."""
+    everywhere = _key_paths(model)
+    elsewhere = [known for known in everywhere if known.split(".")[-1] == path[-1]]
+    if elsewhere:
+        return "; did you mean " + " or ".join(f"'{known}'" for known in elsewhere) + "?"
+    here = [part for part in path[:-1] if not part.isdigit()]
+    return near(path[-1], [known.split(".")[-1] for known in everywhere if known.split(".")[:-1] == here])
+
+
+def _key_paths(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Dotted paths of every key that a model knows, at any depth."""
+    paths: list[str] = []
+    for name, field in model.model_fields.items():
+        paths.append(prefix + name)
+        inner = submodel(field.annotation)
+        if inner is not None:
+            paths += _key_paths(inner, f"{prefix}{name}.")
+    return paths
 
 
 def submodel(annotation: Any) -> type[BaseModel] | None:
@@ -284,25 +367,6 @@ def submodel(annotation: Any) -> type[BaseModel] | None:
         if found is not None:
             return found
     return None
-
-
-def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    current: type[BaseModel] | None = model
-    for part in path:
-        if current is None or part not in current.model_fields:
-            return []
-        current = submodel(current.model_fields[part].annotation)
-    return list(current.model_fields) if current else []
-
-
-def _all_keys(model: type[BaseModel]) -> set[str]:
-    keys: set[str] = set()
-    for name, field in model.model_fields.items():
-        keys.add(name)
-        inner = submodel(field.annotation)
-        if inner is not None:
-            keys |= _all_keys(inner)
-    return keys
 
 
 # ---------------------------------------------------------------- plain values, hashes, differences

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,14 @@ def from_timm(request: Request) -> Backbone:
 def from_random(request: Request) -> Backbone:
     """``random:ARCH``: timm's initial weights, drawn from a seed; the floor of every table.
 
+    ``random:FOLDER`` is the untrained twin of a finished pretraining run: its architecture and normalisation.
     Arguments are those of `architecture.ARGUMENTS`, ``seed``, ``mean`` and ``std``.
 
     Raises:
         MaeBenchError: timm does not know the name or cannot build it so, or it is no plain ViT.
     """
+    if Path(request.body).expanduser().is_dir():
+        request = _like_the_run(request)
     mine, rest = _split(request, ("seed", "mean", "std"))
     seed = _seed(request, mine.get("seed"))
     channels = request.channels or 3
@@ -146,39 +150,28 @@ def from_run(request: Request) -> Backbone:
         MaeBenchError: no such folder, not a run, not finished, or not one that leaves an encoder.
     """
     _only(request, ())
-    folder = Path(request.body).expanduser()
-    file = _exported(folder, request.spec)
+    file = _exported(Path(request.body).expanduser(), request.spec)
     state, info = read_checkpoint(file)
-    try:
-        arch = info.metadata["arch"]
-        height, width = (int(side) for side in info.metadata["image_size"].split(","))
-        channels = int(info.metadata["channels"])
-        mean, std = (tuple(float(v) for v in info.metadata[key].split(",")) for key in ("mean", "std"))
-        arguments = dict(json.loads(info.metadata["model_args"]))
-        pretraining = json.loads(info.metadata["pretraining"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise MaeBenchError(
-            f"{file}: its header does not describe the encoder ({error}); export it again"
-        ) from error
-    _same_channels(request, channels)
-    options = checked_arguments({**arguments, "img_size": (height, width)}, str(file))
-    vit = build(arch, options, channels=channels, where=request.spec)
+    header = _header(info.metadata, file)
+    _same_channels(request, header.channels)
+    options = checked_arguments({**header.model_args, "img_size": header.image_size}, str(file))
+    vit = build(header.arch, options, channels=header.channels, where=request.spec)
     report = fit_weights(
         vit,
         recognise(state, str(file)),
         spec=request.spec,
         source=str(file),
-        arch=arch,
+        arch=header.arch,
         image_size=request.image_size,
     )
-    report.mean, report.std = mean, std
+    report.mean, report.std = header.mean, header.std
     return Backbone(
         vit,
         spec=request.spec,
-        arch=arch,
+        arch=header.arch,
         report=report,
         model_args=_model_args(options),
-        pretraining=pretraining,
+        pretraining=header.pretraining,
     )
 
 
@@ -221,6 +214,55 @@ def _what_timm_loads() -> Iterator[list[dict[str, Tensor]]]:
 
 
 # ---------------------------------------------------------------- folders
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the header of an exported encoder says of it."""
+
+    arch: str
+    image_size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    model_args: dict[str, Any]
+    pretraining: dict[str, Any]
+
+
+def _header(metadata: Mapping[str, str], file: Path) -> _Header:
+    try:
+        height, width = (int(side) for side in metadata["image_size"].split(","))
+        mean, std = (tuple(float(v) for v in metadata[key].split(",")) for key in ("mean", "std"))
+        return _Header(
+            arch=metadata["arch"],
+            image_size=(height, width),
+            channels=int(metadata["channels"]),
+            mean=mean,
+            std=std,
+            model_args=dict(json.loads(metadata["model_args"])),
+            pretraining=dict(json.loads(metadata["pretraining"])),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise MaeBenchError(
+            f"{file}: its header does not describe the encoder ({error}); export it again"
+        ) from error
+
+
+def _like_the_run(request: Request) -> Request:
+    """``random:FOLDER`` as the ``random:ARCH?...`` that it stands for; arguments given win over the run's."""
+    file = _exported(Path(request.body).expanduser(), request.spec)
+    header = _header(read_checkpoint(file)[1].metadata, file)
+    normalisation = {
+        name: ",".join(map(str, values)) for name, values in (("mean", header.mean), ("std", header.std))
+    }
+    _same_channels(request, header.channels)
+    return replace(
+        request,
+        body=header.arch,
+        channels=header.channels,
+        arguments={**normalisation, **request.arguments},
+        model_args={**header.model_args, "img_size": header.image_size, **request.model_args},
+    )
 
 
 def _exported(folder: Path, spec: str) -> Path:

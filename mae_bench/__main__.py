@@ -1,0 +1,7 @@
+"""``python -m mae_bench`` is the console script ``mae-bench``."""
+
+from __future__ import annotations
+
+from mae_bench.cli import main
+
+main()

@@ -1,0 +1,250 @@
+"""The command line: one verb, one command, one call of `mae_bench.api`.
+
+What is heavy is imported inside the commands, so that help, `list` and every usage error answer at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+from enum import StrEnum
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from mae_bench.errors import MaeBenchError
+
+# Faults of the machine that a person can mend, told in one line as a bad value is.
+_MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class _Verbs(TyperGroup):
+    """The commands, with mistakes told in one clear statement instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MaeBenchError as error:
+            # A run that was asked to stop has its own status, and is no error.
+            _leave(str(error) if error.status > 128 else f"error: {error}", error.status)
+        except OSError as error:
+            if error.errno not in _MENDABLE:
+                raise
+            _leave(f"error: {error.strerror}: {error.filename}" if error.filename else f"error: {error}", 2)
+        except KeyboardInterrupt:
+            _leave("interrupted; the same command goes on from what is saved", 128 + signal.SIGINT)
+
+
+def _leave(message: str, status: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(status) from None
+
+
+class Shelf(StrEnum):
+    """What `list` can show alone."""
+
+    adapters = "adapters"
+    recipes = "recipes"
+    backbones = "backbones"
+    tables = "tables"
+
+
+class Format(StrEnum):
+    """How a table is written."""
+
+    terminal = "terminal"
+    markdown = "markdown"
+    latex = "latex"
+    csv = "csv"
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Pretrain masked autoencoders and measure how vision backbones transfer.",
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY.PATH=VALUE", help="Values laid over the recipe's, in YAML.", show_default=False
+    ),
+]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="Name of a recipe (`list recipes`) or path of a YAML file.")
+]
+DataRoot = Annotated[str, typer.Option("--data-root", metavar="DIR", help="Folder that holds the datasets.")]
+Runs = Annotated[str, typer.Option("--runs", metavar="DIR", help="Folder that holds the runs.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Seed of the run; default: the recipe's.", show_default=False)
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name", help="Run folder below --runs; default: made from the values.", show_default=False
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Start the run afresh; an earlier folder is moved aside, not deleted.")
+]
+BackboneSpec = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        metavar="SPEC",
+        help="timm:NAME, random:ARCH, file:PATH?arch=NAME, or the folder of a pretraining run.",
+        show_default=False,
+    ),
+]
+TableFormat = Annotated[Format, typer.Option("--format", help="How the table is written.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False,
+) -> None:
+    if version:
+        from mae_bench import __version__
+
+        typer.echo(f"mae-bench {__version__}")
+        raise typer.Exit
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Shelf | None, typer.Argument(help="Only these.", show_default=False)] = None,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show adapters, recipes, backbones and tables."""
+    from mae_bench import listing
+
+    typer.echo(listing.as_json(what) if json else listing.as_text(what))
+    for problem in listing.problems():
+        typer.echo(f"warning: {problem}", err=True)
+
+
+@app.command()
+def show(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Show where each value of a recipe comes from."""
+    from mae_bench import recipe as recipes
+
+    typer.echo(recipes.describe(recipes.resolve(recipe, overrides or ())))
+
+
+@app.command()
+def check(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    backbone: BackboneSpec = None,
+    data_root: DataRoot = "data",
+    runs: Runs = "runs",
+) -> None:
+    """Validate recipe, data and weights; train nothing."""
+    from mae_bench import api
+
+    for line in api.check(recipe, backbone, overrides or (), data_root=data_root, runs_root=runs):
+        typer.echo(line)
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="A recipe of configs/pretrain.")],
+    overrides: Overrides = None,
+    data_root: DataRoot = "data",
+    runs: Runs = "runs",
+    name: Name = None,
+    seed: Seed = None,
+    force: Force = False,
+) -> None:
+    """Pretrain a masked autoencoder, or resume it."""
+    from mae_bench import api
+
+    api.pretrain(
+        recipe, overrides or (), data_root=data_root, runs_root=runs, seed=seed, name=name, force=force
+    )
+
+
+@app.command()
+def run(
+    task: Annotated[str, typer.Option("--task", metavar="NAME", help="A recipe of configs/tasks.")],
+    overrides: Overrides = None,
+    backbone: BackboneSpec = None,
+    data_root: DataRoot = "data",
+    runs: Runs = "runs",
+    name: Name = None,
+    seed: Seed = None,
+    force: Force = False,
+) -> None:
+    """Run a downstream task on a backbone, or resume it."""
+    from mae_bench import api
+
+    api.run(
+        task,
+        backbone,
+        overrides or (),
+        data_root=data_root,
+        runs_root=runs,
+        seed=seed,
+        name=name,
+        force=force,
+    )
+
+
+@app.command()
+def visualize(
+    folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="IMAGES", help="Image files; none: validation images.", show_default=False),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="How many validation images.")] = 8,
+    data_root: DataRoot = "data",
+) -> None:
+    """Draw a run's pictures, such as reconstructions."""
+    from mae_bench import api
+
+    for path in api.visualize(folder, images or (), count, data_root=data_root):
+        typer.echo(path)
+
+
+@app.command()
+def table(
+    table_id: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="ID", help="A table, or the path of a layout; none: list them.", show_default=False
+        ),
+    ] = None,
+    runs: Runs = "runs",
+    format: TableFormat = Format.terminal,
+) -> None:
+    """Print a paper's table with your runs in it."""
+    if table_id is None:
+        from mae_bench import listing
+
+        typer.echo(listing.as_text(Shelf.tables))
+        return
+    from mae_bench import api
+
+    typer.echo(api.table(table_id, runs_root=runs, format=format))
+
+
+@app.command()
+def demo(data_root: DataRoot = "data", runs: Runs = "runs", format: TableFormat = Format.terminal) -> None:
+    """All of it in miniature; nothing to download."""
+    from mae_bench import api
+
+    report = api.demo(data_root=data_root, runs_root=runs, format=format)
+    typer.echo(report.table)
+    for path in report.pictures:
+        typer.echo(path)
+
+
+def main() -> None:
+    """Entry point of the console script `mae-bench`."""
+    app()
