@@ -38,12 +38,12 @@ def suit_attention(model: nn.Module, device: torch.device, precision: str) -> No
     """Choose the attention kernel that trains fastest: PyTorch's fused one, except for bf16 on a CPU.
 
     There the backward pass of the fused kernel takes two to ten times as long as plain matrix products and a
-    softmax (benchmarks/attention.py measures it); both compute the same.
+    softmax (benchmarks/attention.py measures it). Both compute the same up to the rounding of bf16.
     """
     fused = not (device.type == "cpu" and precision == "bf16")
     for module in model.modules():
         if hasattr(module, "fused_attn"):
-            module.fused_attn = fused
+            setattr(module, "fused_attn", fused)  # noqa: B010  (timm declares it Final, for TorchScript alone)
 
 
 def cpu_has_bf16() -> bool:

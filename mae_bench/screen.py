@@ -48,7 +48,7 @@ class _Screen:
             self._live.start()
         self._open_bars += 1
         return self._live, self._live.add_task(
-            description, total=total, completed=start, unit=unit, rate="", note=""
+            description, total=total, completed=int(start), unit=unit, rate="", note=""
         )
 
     def close_bar(self, task: TaskID) -> None:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from mae_bench import checkpoints, data, optim, precision, screen
+from mae_bench.allocator import keep_freed_memory
 from mae_bench.errors import MaeBenchError
 from mae_bench.files import write_atomic
 from mae_bench.microbatch import choose_micro_batch
@@ -190,6 +191,8 @@ class _Fit:
         backbone = adapter.backbone(run)
         self.model = adapter.model(backbone, run).to(run.device).train()
         precision.suit_attention(self.model, run.device, run.precision)
+        if run.device.type == "cpu":
+            keep_freed_memory()
         self.train_set = adapter.train_set(run)
         saved = checkpoints.load_newest(self.folder, run.device)
         micro = saved["micro_batch"] if saved and saved["world"] == run.world else self._micro_batch()

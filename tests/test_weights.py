@@ -534,6 +534,18 @@ def test_a_run_gives_back_what_it_exported(tmp_path: Path) -> None:
     )
 
 
+def test_a_run_has_an_untrained_twin(tmp_path: Path) -> None:
+    folder, original = finished_run(tmp_path / "a")
+    twin, other = load_backbone(f"random:{folder}"), load_backbone(f"random:{folder}?seed=1")
+    shapes = {name: tuple(value.shape) for name, value in original.vit.state_dict().items()}
+    assert {name: tuple(value.shape) for name, value in twin.vit.state_dict().items()} == shapes
+    assert (twin.mean, twin.std, twin.image_size) == (FACTS["mean"], FACTS["std"], (16, 24))
+    assert twin.pretraining is None
+    # It is drawn as `random:ARCH` is: the encoder of the run was drawn so too, from seed 0.
+    assert twin.digest == original.digest
+    assert other.digest != twin.digest
+
+
 def test_runs_that_cannot_be_loaded(tmp_path: Path) -> None:
     folder, _ = finished_run(tmp_path / "runs" / "first")
     with pytest.raises(MaeBenchError, match=r"no such folder as .*runs/frist; did you mean 'first'"):
