@@ -310,6 +310,7 @@ class _Fit:
                 if stop:
                     self._leave(stop)
             batches.close()
+            self._tell_unreadable()
             metrics = self._evaluate()
         self._keep_weights()
         return metrics
@@ -416,6 +417,13 @@ class _Fit:
                 metrics = dict(self.adapter.evaluate(self.model, self.run))
         self.model.train()
         return metrics
+
+    def _tell_unreadable(self) -> None:
+        """Name the images that were replaced by a neighbour, and put them on record."""
+        bad = self.train_set.bad_images()
+        if bad:
+            screen.warn(f"{len(bad)} training images could not be read and were replaced by a neighbour: {bad[0]}")
+            self.run.record(details={"unreadable_training_images": bad})
 
     def _keep_weights(self) -> None:
         """Leave the reported weights as `model.safetensors` and what else the task leaves."""

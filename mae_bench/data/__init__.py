@@ -1,0 +1,29 @@
+"""Image-classification data, from files to batches.
+
+`sources`, `readers` and `archives` list and read containers, `tars` reads tar files at random, `classes`
+settles which classes there are, `decoding` makes tensors of files, `dataset` puts it together, `memory` keeps
+decoded images, `loaders` makes batches. Everything random is a function of (seed, epoch, index): see
+`mae_bench.keys`.
+"""
+
+from mae_bench.data.dataset import ImageDataset, holdout, train_dataset, val_dataset
+from mae_bench.data.decoding import decode
+from mae_bench.data.loaders import evaluation_batches, loader_processes, steps_per_epoch, training_batches
+from mae_bench.data.sources import Source, open_source
+from mae_bench.keys import Draws, key_of
+
+__all__ = [
+    "Draws",
+    "ImageDataset",
+    "Source",
+    "decode",
+    "evaluation_batches",
+    "holdout",
+    "key_of",
+    "loader_processes",
+    "open_source",
+    "steps_per_epoch",
+    "train_dataset",
+    "training_batches",
+    "val_dataset",
+]

@@ -1,0 +1,206 @@
+"""Where images come from: class folders, tar files, Hugging Face datasets, webdataset shards.
+
+Every source is a fixed sequence: image i, its label, its name. Order, shuffling, sharding and resuming are
+decided elsewhere, so they are the same and exact for all of them. Folders and Hugging Face datasets are read
+through timm's readers; tar files and webdataset shards by offset (see `mae_bench.data.tars` for why).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mae_bench import scenes, screen
+from mae_bench.data.classes import label_by_file, read_class_list, settle
+from mae_bench.data.listing import Listing, Names, Reader
+from mae_bench.data.readers import LAYOUTS, MissingSplitError, list_split
+from mae_bench.errors import MaeBenchError
+from mae_bench.settings import DataSettings
+
+Split = Literal["train", "val"]
+
+
+class Source(Protocol):
+    """A fixed sequence of labelled images. Anything with these members can be put into an `ImageDataset`."""
+
+    classes: list[str]
+    """Name of each class; a label is an index into it."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> bytes | Image.Image | Tensor:
+        """The content of an image file, a Pillow image, or a uint8 tensor ``(C, H, W)`` of any C."""
+
+    def label(self, index: int) -> int:
+        """The class of the image, in [0, len(classes))."""
+
+    def name(self, index: int) -> str:
+        """The image as named in messages: its path."""
+
+    def fingerprint(self) -> str:
+        """Digest of the class list and of (name, label) of every image in order; pixels are not read."""
+
+
+class ListedSource:
+    """A source over a listing and a reader."""
+
+    def __init__(
+        self, prefix: str, names: Names, labels: NDArray[np.int64], classes: list[str], reader: Reader
+    ):
+        self.classes = classes
+        self.labels = labels
+        self._prefix = prefix
+        self._names = names
+        self._reader = reader
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes:
+        """The content of the image's file. Raises OSError where it cannot be read."""
+        return self._reader.read(index)
+
+    def label(self, index: int) -> int:
+        """The class of the image."""
+        return int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        """Path of the image; for a tar file ``TAR:MEMBER``."""
+        return self._prefix + self._names[index]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the class list and of (path within the split, label) of every image, in order.
+
+        The same images in class folders and in a tar file of these folders have the same fingerprint.
+        """
+        return fingerprint_of(self.classes, zip(self._names, self.labels.tolist(), strict=True))
+
+
+def fingerprint_of(classes: Sequence[str], samples: Iterable[tuple[str, int]]) -> str:
+    """SHA-256 of a class list and of the (name, label) of every image, in order, as 64 hex digits."""
+    digest = hashlib.sha256()
+    for name in classes:
+        digest.update(os.fsencode(name) + b"\0")
+    for name, label in samples:
+        digest.update(b"\n%d " % label + os.fsencode(name))
+    return digest.hexdigest()
+
+
+class SubsetSource:
+    """Some images of another source, in the order of `indices`."""
+
+    def __init__(self, base: Source, indices: NDArray[np.int64]) -> None:
+        self.base = base
+        self.indices = indices
+        self.classes = base.classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> bytes | Image.Image | Tensor:
+        """What the base source reads."""
+        return self.base.read(int(self.indices[index]))
+
+    def label(self, index: int) -> int:
+        """The class of the image."""
+        return self.base.label(int(self.indices[index]))
+
+    def name(self, index: int) -> str:
+        """The name that the base source gives."""
+        return self.base.name(int(self.indices[index]))
+
+    def fingerprint(self) -> str:
+        """Digest of the base source's fingerprint and of the indices."""
+        return hashlib.sha256(self.base.fingerprint().encode() + self.indices.tobytes()).hexdigest()
+
+
+def _make_if_generated(root: str, data_root: Path) -> None:
+    """Draw the generated world that `root` names (``generated/shapes``), unless it is there already."""
+    parts = Path(root).parts
+    if len(parts) != 2 or parts[0] != scenes.FOLDER or scenes.is_current(data_root, parts[1]):
+        return
+    count = scenes.SPECS[parts[1]].images
+    with screen.progress(f"drawing the generated world '{parts[1]}'", count, "scenes") as work:
+        scenes.ensure(data_root, parts[1], work.advance)
+
+
+def open_source(data: DataSettings, split: Split, data_root: Path, *, labelled: bool = True) -> Source:
+    """The images of one split of a dataset.
+
+    The class order is that of `data.class_list` if given, else that of the training split where there is one
+    (folder names sorted, as plain strings), so that a label means the same in both splits.
+
+    Args:
+        data_root: folder that `data.root` is relative to.
+        labelled: False takes any folder or archive of images as one class, for pretraining.
+
+    Raises:
+        MaeBenchError: missing or empty folder, an empty class, classes that differ between the splits or from
+            `class_list`, another number of classes than `data.classes`, a broken label file.
+    """
+    _make_if_generated(data.root, data_root)
+    by_file = split == "val" and data.val_labels is not None and labelled
+    listing, prefix, reader = list_split(data, split, data_root, labelled=labelled and not by_file)
+    names = listing.names
+    if not len(names):
+        raise MaeBenchError(f"{listing.where} holds no image. Expected {LAYOUTS[data.source]}")
+    if not labelled:
+        return ListedSource(prefix, names, np.zeros(len(names), dtype=np.int64), ["unlabelled"], reader)
+    wanted, wanted_from = _wanted(data, split, data_root)
+    if by_file:
+        listing = _with_label_file(data, data_root, listing, wanted)
+    classes, labels = settle(listing, wanted, wanted_from, data.classes)
+    return ListedSource(prefix, names, labels, classes, reader)
+
+
+def _wanted(data: DataSettings, split: Split, data_root: Path) -> tuple[list[str] | None, str]:
+    """The class order to follow, and where it comes from."""
+    if data.class_list is not None:
+        path = data_root / data.root / data.class_list
+        return read_class_list(path), f"{path} (data.class_list)"
+    if split == "val":
+        return _train_classes(data, data_root)
+    return None, ""
+
+
+# Class names of training splits listed by this process, by source, path and time of change: the validation
+# split needs them, and listing a million files takes some 15 s.
+_TRAIN_CLASSES: dict[tuple[str, ...], list[str]] = {}
+
+
+def _train_classes(data: DataSettings, data_root: Path) -> tuple[list[str] | None, str]:
+    if data.source == "hf":
+        return None, ""  # all splits of such a dataset declare the same classes
+    where = data_root / data.root / data.train
+    changed = [
+        path.stat().st_mtime_ns for path in (where, where.with_name(where.name + ".tar")) if path.exists()
+    ]
+    key = (data.source, str(where), str(changed), data.label_key, str(data.classes))
+    if key not in _TRAIN_CLASSES:
+        try:
+            listing, _, _ = list_split(data, "train", data_root, labelled=True)
+        except MissingSplitError:
+            return None, ""
+        _TRAIN_CLASSES[key] = listing.vocabulary
+    return _TRAIN_CLASSES[key], str(where)
+
+
+def _with_label_file(
+    data: DataSettings, data_root: Path, listing: Listing, wanted: list[str] | None
+) -> Listing:
+    if data.val_labels is None or data.source not in ("folder", "tar"):
+        raise MaeBenchError(f"data.val_labels: only for source folder or tar, not {data.source}")
+    if wanted is None:
+        raise MaeBenchError(
+            "data.val_labels: the classes and their order are not known, as there is no training split "
+            f"{data_root / data.root / data.train}. Give data.class_list"
+        )
+    return label_by_file(listing.names, listing.where, data_root / data.root / data.val_labels, wanted)
