@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-# (batch, heads, tokens, width of a head): the demo's encoder and decoder, ViT-B with 25 % of the patches, ViT-B.
+# (batch, heads, tokens, width of a head): the demo's encoder and decoder, then ViT-B on a quarter of the
+# patches and on all.
 SHAPES = [(256, 3, 17, 32), (256, 2, 65, 32), (16, 12, 50, 64), (16, 12, 197, 64)]
 
 

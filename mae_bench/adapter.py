@@ -60,7 +60,7 @@ class Adapter(ABC, Generic[C]):
 
     @abstractmethod
     def run(self, run: Run) -> dict[str, float]:
-        """Do the whole task inside the open run folder and return the metrics (every process returns the same)."""
+        """Do the whole task inside the open run folder; every process returns the same metrics."""
 
     def check(self, run: Run) -> list[str]:
         """Look at data and weights without training; one line per thing found in order.

@@ -103,7 +103,9 @@ def check(
     return lines
 
 
-def visualize(folder: PathLike, images: Sequence[PathLike] = (), count: int = 8, data_root: PathLike = "data") -> list[str]:
+def visualize(
+    folder: PathLike, images: Sequence[PathLike] = (), count: int = 8, data_root: PathLike = "data"
+) -> list[str]:
     """Draw pictures of a run (reconstructions, for a pretraining run); returns the paths of the PNG files.
 
     Args:
@@ -176,7 +178,6 @@ def _prepare(
 
 
 def _carry_out(opened: Run, force: bool) -> Result:
-    from mae_bench.results import Result
 
     finished = opened.open(force=force)
     try:

@@ -24,7 +24,9 @@ _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
 
 def listed(folder: Path) -> list[tuple[int, Path]]:
     """Step and path of every checkpoint in `folder`, newest first."""
-    found = [(int(match[1]), path) for path in folder.glob("step-*.pt") if (match := _NAME.fullmatch(path.name))]
+    found = [
+        (int(match[1]), path) for path in folder.glob("step-*.pt") if (match := _NAME.fullmatch(path.name))
+    ]
     return sorted(found, reverse=True)
 
 
@@ -46,7 +48,11 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
         os.replace(temporary, target)
     except (OSError, RuntimeError) as error:
         # torch reports a full disk as a RuntimeError of its zip writer.
-        reason = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error).splitlines()[0]
+        reason = (
+            "the disk is full"
+            if getattr(error, "errno", None) == errno.ENOSPC
+            else str(error).splitlines()[0]
+        )
         raise MaeBenchError(
             f"checkpoint of step {step} could not be written to {folder} ({reason}); "
             "earlier checkpoints are intact: make room and run the same command again"

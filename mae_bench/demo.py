@@ -28,7 +28,9 @@ class DemoReport:
     seconds: float
 
 
-def demo(data_root: str | Path = "data", runs_root: str | Path = "runs", format: str = "terminal") -> DemoReport:
+def demo(
+    data_root: str | Path = "data", runs_root: str | Path = "runs", format: str = "terminal"
+) -> DemoReport:
     """Pretrain on the generated world, transfer the backbone and its untrained twin, and tabulate both.
 
     An interrupted demo goes on where it was; a finished one prints its table again.

@@ -32,8 +32,8 @@ def choose_micro_batch(
 ) -> int:
     """The micro-batch of one process.
 
-    With `auto`, forward and backward passes of falling sizes are tried on the unwrapped model, with memory
-    set aside for gradients, optimiser and averages, until one fits; then the smallest of all processes counts.
+    With `auto`, passes forward and back of falling sizes are tried on the unwrapped model, with memory set
+    aside for gradients, optimiser and averages, until one fits; the smallest of all processes counts.
 
     Args:
         batch: the effective, global batch.
@@ -88,7 +88,11 @@ def _batch_of(size: int, run: Run, sample: Callable[[int], dict[str, Any]]) -> d
 
 
 def _forward(
-    size: int, run: Run, model: nn.Module, step: Callable[..., dict[str, Tensor]], sample: Callable[[int], Any]
+    size: int,
+    run: Run,
+    model: nn.Module,
+    step: Callable[..., dict[str, Tensor]],
+    sample: Callable[[int], Any],
 ) -> None:
     with run.autocast():
         loss = step(model, _batch_of(size, run, sample))["loss"]
@@ -96,14 +100,20 @@ def _forward(
 
 
 def _fits(
-    size: int, run: Run, model: nn.Module, step: Callable[..., dict[str, Tensor]], sample: Callable[[int], Any]
+    size: int,
+    run: Run,
+    model: nn.Module,
+    step: Callable[..., dict[str, Tensor]],
+    sample: Callable[[int], Any],
 ) -> bool:
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     reserved = None
     try:
         # Two optimiser moments, an average and a reducer's buckets will come on top of the gradients.
-        reserved = torch.empty(4 * trained if run.device.type == "cuda" else 0, dtype=torch.uint8, device=run.device)
+        reserved = torch.empty(
+            4 * trained if run.device.type == "cuda" else 0, dtype=torch.uint8, device=run.device
+        )
         _forward(size, run, model, step, sample)
         return True
     except torch.OutOfMemoryError:
@@ -120,7 +130,7 @@ def _fits(
 def _cpu_fit(
     run: Run, model: nn.Module, step: Callable[..., dict[str, Tensor]], sample: Callable[[int], Any]
 ) -> int:
-    """How many images' saved activations fit in `CPU_SHARE` of the free memory, from counting those of two."""
+    """How many images' activations fit in `CPU_SHARE` of the free memory, from counting those of two."""
     import psutil
 
     held: dict[int, int] = {}

@@ -54,7 +54,9 @@ def _layer_scales(model: nn.Module, layer_decay: float | None, names: Iterable[s
         return dict.fromkeys(names, 1.0)
     layer_names: Callable[[], list[list[str]]] | None = getattr(model, "layer_names", None)
     if layer_names is None:
-        raise MaeBenchError(f"optim.layer_decay: {type(model).__name__} does not name its layers; set it to null")
+        raise MaeBenchError(
+            f"optim.layer_decay: {type(model).__name__} does not name its layers; set it to null"
+        )
     layers = layer_names()
     scales = {
         name: layer_decay ** (len(layers) - 1 - index) for index, layer in enumerate(layers) for name in layer

@@ -160,7 +160,7 @@ class Run:
         return total
 
     def gather(self, values: Tensor) -> Tensor:
-        """Concatenate ``(n_i, ...)`` of every process, in rank order, to ``(sum n_i, ...)``; sizes may differ."""
+        """``(n_i, ...)`` of every process, in rank order, as one ``(sum n_i, ...)``; sizes may differ."""
         import torch
         import torch.distributed as dist
 
@@ -264,7 +264,9 @@ class Run:
 
         unknown = facts.keys() - Result.model_fields.keys()
         if unknown:
-            raise ValueError(f"results have no field {sorted(unknown)}; facts of a task go into details={{...}}")
+            raise ValueError(
+                f"results have no field {sorted(unknown)}; facts of a task go into details={{...}}"
+            )
         _merge(self._facts, facts)
 
     def finish(self, metrics: Mapping[str, float]) -> Result:
@@ -276,7 +278,9 @@ class Run:
         if missing or bad:
             raise MaeBenchError(
                 f"{self.config.recipe}: the task returned no usable result ("
-                + "; ".join([*(f"{name} is missing" for name in missing), *(f"{name} is not finite" for name in bad)])
+                + "; ".join(
+                    [*(f"{name} is missing" for name in missing), *(f"{name} is not finite" for name in bad)]
+                )
                 + f"); see {self.folder / 'metrics.jsonl'}"
             )
         result = Result.model_validate(self._result_values(metrics))
@@ -403,7 +407,8 @@ class Run:
         ]
         if changed:
             raise MaeBenchError(
-                f"{self.folder} holds another run ({'; '.join(changed[:5])}); choose another --name or use --force"
+                f"{self.folder} holds another run ({'; '.join(changed[:5])}); "
+                "choose another --name or use --force"
             )
 
     def close(self) -> None:

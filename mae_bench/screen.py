@@ -142,7 +142,7 @@ class Work:
 
 @contextmanager
 def progress(description: str, total: float, unit: str = "", start: float = 0) -> Iterator[Work]:
-    """Show a piece of work: ``with progress("kNN features", len(set), "images") as work: work.advance(64)``."""
+    """Show a piece of work: ``with progress("features", 5000, "images") as work: work.advance(64)``."""
     work = Work(description, total, unit, start)
     try:
         yield work

@@ -81,7 +81,7 @@ class Plan:
 
 
 def peak_lr(config: TrainedConfig) -> float:
-    """The learning rate after warm-up: `lr`, or `blr` scaled linearly with the batch (Goyal et al., 1706.02677)."""
+    """The rate after warm-up: `lr`, or `blr` scaled linearly with the batch (arXiv:1706.02677)."""
     if config.optim.lr is not None:
         return config.optim.lr
     assert config.optim.blr is not None  # OptimSettings wants exactly one of the two
@@ -280,7 +280,9 @@ class _Fit:
         plan, settings = self.plan, self.config.train
         begun_at = self.at.step
         evaluate_every = (
-            round(settings.evaluate_every_epochs * plan.steps_per_epoch) if settings.evaluate_every_epochs else None
+            round(settings.evaluate_every_epochs * plan.steps_per_epoch)
+            if settings.evaluate_every_epochs
+            else None
         )
         batches = data.training_batches(
             self.train_set,
@@ -292,7 +294,10 @@ class _Fit:
             workers=self.config.data.workers,
             seed=self.config.seed,
         )
-        with self.stopper, screen.progress(self.config.recipe, plan.total_steps, "steps", start=begun_at) as work:
+        with (
+            self.stopper,
+            screen.progress(self.config.recipe, plan.total_steps, "steps", start=begun_at) as work,
+        ):
             self.model.train()
             while True:
                 last = self.at.step >= plan.total_steps
@@ -316,7 +321,7 @@ class _Fit:
         return metrics
 
     def _step(self, batches: Iterator[dict[str, Any]]) -> tuple[float, int]:
-        """One optimiser step over the accumulated micro-batches; returns the global mean loss and a signal or 0."""
+        """One optimiser step over its micro-batches; returns the mean loss of all and a signal or 0."""
         step, plan, run = self.at.step, self.plan, self.run
         lr = optim.lr_at(
             step,
@@ -363,7 +368,9 @@ class _Fit:
 
     def _agree(self, losses: Tensor) -> tuple[float, int]:
         """Mean loss over all processes and the largest signal any of them got."""
-        local = torch.stack([losses.mean().double(), torch.tensor(float(self.stopper.signal or 0)).to(losses.device)])
+        local = torch.stack(
+            [losses.mean().double(), torch.tensor(float(self.stopper.signal or 0)).to(losses.device)]
+        )
         if self.run.world == 1:
             return float(local[0]), int(local[1])
         everyone = self.run.gather(local[None])
@@ -395,7 +402,7 @@ class _Fit:
     # ------------------------------------------------------------ evaluating and ending
 
     def _evaluate(self) -> dict[str, float]:
-        """Metrics of the weights as they are, logged. No weight changes here, so an interruption may be at once."""
+        """Metrics of the weights as they are, logged; nothing changes here, so it may be interrupted."""
         self.stopper.deferring = False
         try:
             metrics = self._metrics()
@@ -422,7 +429,9 @@ class _Fit:
         """Name the images that were replaced by a neighbour, and put them on record."""
         bad = self.train_set.bad_images()
         if bad:
-            screen.warn(f"{len(bad)} training images could not be read and were replaced by a neighbour: {bad[0]}")
+            screen.warn(
+                f"{len(bad)} training images could not be read and were replaced by a neighbour: {bad[0]}"
+            )
             self.run.record(details={"unreadable_training_images": bad})
 
     def _keep_weights(self) -> None:
@@ -432,7 +441,9 @@ class _Fit:
 
             reported = self.average.in_place_of(self.model) if self.average is not None else nullcontext()
             with reported:
-                state = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+                state = {
+                    name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()
+                }
                 write_atomic(self.run.folder / "model.safetensors", save(state))
                 self.adapter.finish(self.model, self.run)
             # The optimiser's state has done its service; one checkpoint stays, for going on with more steps.
@@ -444,8 +455,8 @@ class _Fit:
         self.run.barrier()
         name = signal.Signals(stop).name
         raise InterruptedRunError(
-            f"stopped by {name} at step {self.at.step:,} of {self.plan.total_steps:,}; everything is saved in "
-            f"{self.run.folder}. To go on, give the same command again, or: {resume_command(self.run)}",
+            f"stopped by {name} at step {self.at.step:,} of {self.plan.total_steps:,}; everything is saved "
+            f"in {self.run.folder}. To go on, give the same command again, or: {resume_command(self.run)}",
             status=128 + stop,
         )
 
@@ -472,7 +483,9 @@ class _Fit:
 
     def _last_good(self) -> str:
         found = checkpoints.listed(self.folder)
-        return f"The last good checkpoint is {found[0][1]}." if found else "No checkpoint had been written yet."
+        return (
+            f"The last good checkpoint is {found[0][1]}." if found else "No checkpoint had been written yet."
+        )
 
 
 def to_device(batch: Batch, device: torch.device) -> dict[str, Any]:

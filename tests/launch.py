@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def environment() -> dict[str, str]:
     """The environment without traces of another launch, single-threaded so that results repeat exactly."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RANK", "WORLD_", "LOCAL_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("RANK", "WORLD_", "LOCAL_"))
+    }
     return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 

@@ -75,7 +75,11 @@ class Layered(nn.Module):
         return {"token"}
 
     def layer_names(self) -> list[list[str]]:
-        return [["token"], ["block.weight", "block.bias"], ["norm.weight", "norm.bias", "head.weight", "head.bias"]]
+        return [
+            ["token"],
+            ["block.weight", "block.bias"],
+            ["norm.weight", "norm.bias", "head.weight", "head.bias"],
+        ]
 
 
 def test_groups_carry_layer_decay_and_exemptions() -> None:

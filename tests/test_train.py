@@ -116,13 +116,17 @@ def test_auto_micro_batch_gives_up_at_none(tmp_path: Path) -> None:
 
 
 def test_micro_batch_must_divide(tmp_path: Path) -> None:
-    with pytest.raises(MaeBenchError, match=r"train.micro_batch: 3 does not divide the 8 images .* use one of 8, 4, 2, 1"):
+    with pytest.raises(
+        MaeBenchError, match=r"train.micro_batch: 3 does not divide the 8 images .* use one of 8, 4, 2, 1"
+    ):
         train(tmp_path, Toy(toy_config(train__micro_batch=3)))
 
 
 def test_a_loss_that_is_not_finite_names_step_and_samples(tmp_path: Path) -> None:
     adapter = Toy(toy_config(train__micro_batch=4))
-    adapter.poison_step = 13  # two micro-batches a step: the last good step is the sixth, and step 4 was saved
+    adapter.poison_step = (
+        13  # two micro-batches a step: the last good step is the sixth, and step 4 was saved
+    )
     with pytest.raises(MaeBenchError) as caught:
         train(tmp_path, adapter)
     message = str(caught.value)
@@ -236,7 +240,7 @@ def test_checkpoints_rotate_and_survive_damage(tmp_path: Path, capsys: pytest.Ca
     assert f"{newest} is damaged" in capsys.readouterr().err.replace("\n", "")
     other = checkpoints.listed(tmp_path)[1][1]
     other.write_bytes(other.read_bytes()[:50])
-    with pytest.raises(MaeBenchError, match="no checkpoint in .* is intact"):
+    with pytest.raises(MaeBenchError, match=r"no checkpoint in .* is intact"):
         checkpoints.load_newest(tmp_path)
 
 
@@ -247,7 +251,9 @@ def test_a_failed_write_keeps_the_earlier_checkpoint(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(MaeBenchError, match=r"checkpoint of step 2 .*the disk is full.*earlier checkpoints are intact"):
+    with pytest.raises(
+        MaeBenchError, match=r"checkpoint of step 2 .*the disk is full.*earlier checkpoints are intact"
+    ):
         checkpoints.save(tmp_path, 2, {"step": 2}, keep=2)
     assert [path.name.split("-")[1] for path in tmp_path.iterdir()] == ["00000001"]
 
