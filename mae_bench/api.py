@@ -178,17 +178,16 @@ def _prepare(
 
 
 def _carry_out(opened: Run, force: bool) -> Result:
-
     finished = opened.open(force=force)
     try:
         if finished is not None:
             screen.say(f"already finished: {opened.folder} (--force runs it afresh)")
-            return finished
+            return finished.model_copy(update={"folder": str(opened.folder)})
         screen.say(f"{opened.config.recipe}: {opened.folder}")
         metrics = opened.adapter.run(opened)
         result: Result = opened.finish(metrics)
         shown = ", ".join(f"{name} {metrics[name]:.4g}" for name in opened.adapter.metrics)
         screen.say(f"{opened.config.recipe}: {shown} ({screen.duration(result.wall_clock_s)})")
-        return result
+        return result.model_copy(update={"folder": str(opened.folder)})
     finally:
         opened.close()

@@ -140,6 +140,8 @@ class Result(Settings):
     """The resolved configuration as in `config.yaml`, so that a table can tell runs apart by any setting."""
     details: dict[str, Any] = Field(default_factory=dict)
     """Facts that only this task has, for example the learning rate that a linear probe chose."""
+    folder: str | None = Field(None, exclude=True)
+    """Where the run is; told to the caller of `mae_bench.run` and `mae_bench.pretrain`, and not in the file."""
 
     @model_serializer(mode="wrap")
     def _write_schema_first(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -58,7 +58,9 @@ def folder_for(config: TaskConfig, runs_root: Path, name: str | None = None) -> 
         return runs_root / name
     short = f"s{config.seed}-{identity(config)[:8]}"
     if config.backbone is not None:
-        slug = re.sub(r"[^A-Za-z0-9_.=-]+", "-", config.backbone)[-80:].strip("-.")
+        slug = re.sub(r"[^A-Za-z0-9_.=-]+", "-", config.backbone).strip("-.")
+        if len(slug) > 80:
+            slug = f"{slug[:38]}..{slug[-40:]}"
         short = f"{slug}-{short}"
     return runs_root / config.recipe / short
 

@@ -432,7 +432,7 @@ class _Fit:
             screen.warn(
                 f"{len(bad)} training images could not be read and were replaced by a neighbour: {bad[0]}"
             )
-            self.run.record(details={"unreadable_training_images": bad})
+            self.run.record(details={"unreadable_images": dict.fromkeys(bad, True)})
 
     def _keep_weights(self) -> None:
         """Leave the reported weights as `model.safetensors` and what else the task leaves."""

@@ -65,6 +65,8 @@ def test_a_finished_run_is_not_run_again(place: Path, capsys: pytest.CaptureFixt
     roots = {"data_root": place / "data", "runs_root": place / "runs"}
     again = mae_bench.run(task, folder, overrides, **roots)
     assert "already finished" in capsys.readouterr().err
+    assert again.folder is not None
+    assert Path(again.folder).is_relative_to(place)
     afresh = mae_bench.run(task, folder, overrides, **roots, force=True)
     assert afresh.metrics == again.metrics
     assert afresh.started >= again.finished
