@@ -1,8 +1,8 @@
 """Pretrain masked autoencoders and measure how vision backbones transfer.
 
-The verbs of the command line are functions here: `pretrain`, `run`, `check`, `visualize`, `table`, `demo`;
-`load_backbone` and `load_results` give what runs are made of and what they left. They are imported when
-first used, so that ``import mae_bench`` costs nothing and imports no torch.
+The verbs of the command line are functions here: `pretrain`, `run`, `check`, `visualize`, `table`, `figure`,
+`demo`; `load_backbone` and `load_results` give what runs are made of and what they left. They are imported
+when first used, so that ``import mae_bench`` costs nothing and imports no torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,17 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mae_bench.api import check, demo, load_backbone, load_results, pretrain, run, table, visualize
+    from mae_bench.api import (
+        check,
+        demo,
+        figure,
+        load_backbone,
+        load_results,
+        pretrain,
+        run,
+        table,
+        visualize,
+    )
     from mae_bench.errors import MaeBenchError
 
     __version__: str
@@ -22,6 +32,7 @@ __all__ = [
     "__version__",
     "check",
     "demo",
+    "figure",
     "load_backbone",
     "load_results",
     "pretrain",

@@ -127,10 +127,24 @@ def table(table_id: str, *, runs_root: PathLike = "runs", format: str = "markdow
     Args:
         table_id: a table's name, or the path of a layout file.
         format: ``terminal``, ``markdown``, ``latex`` or ``csv``.
+
+    Raises:
+        MaeBenchError: no such table or format, or a faulty layout.
     """
     from mae_bench import tables
 
     return tables.render_table(table_id, Path(runs_root), format)
+
+
+def figure(table_id: str, output: PathLike, *, runs_root: PathLike = "runs") -> str:
+    """Draw a table that has a figure (`mae-fig9`, ...) into `output`, a .png, .svg or .pdf; returns its path.
+
+    Raises:
+        MaeBenchError: no such table, one without a figure, or an unknown ending.
+    """
+    from mae_bench import figures
+
+    return str(figures.draw_table(table_id, Path(runs_root), output))
 
 
 def demo(data_root: PathLike = "data", runs_root: PathLike = "runs", format: str = "terminal") -> DemoReport:

@@ -222,6 +222,12 @@ def table(
     ] = None,
     runs: Runs = "runs",
     format: TableFormat = Format.terminal,
+    figure: Annotated[
+        str | None,
+        typer.Option(
+            "--figure", metavar="FILE", help="Draw it instead: .png, .svg or .pdf.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Print a paper's table with your runs in it."""
     if table_id is None:
@@ -231,7 +237,10 @@ def table(
         return
     from mae_bench import api
 
-    typer.echo(api.table(table_id, runs_root=runs, format=format))
+    if figure is not None:
+        typer.echo(api.figure(table_id, figure, runs_root=runs))
+    else:
+        typer.echo(api.table(table_id, runs_root=runs, format=format))
 
 
 @app.command()

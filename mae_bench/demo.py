@@ -44,6 +44,7 @@ def demo(
         for task in TASKS:
             results.append(api.run(task, backbone, data_root=data_root, runs_root=runs_root))
     pictures = api.visualize(folder, count=8, data_root=data_root)
+    pictures.append(api.figure(TABLE, Path(runs_root) / "demo" / f"{TABLE}.png", runs_root=runs_root))
     return DemoReport(
         table=api.table(TABLE, runs_root=runs_root, format=format),
         results=results,

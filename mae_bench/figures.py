@@ -85,10 +85,11 @@ def _figure(table: Table, settings: FigureSettings) -> Figure:
     axes = figure.add_subplot()
     for i, row in enumerate(table.rows):
         _curve(axes, table, row, i)
-    ticks = [column.x for column in table.columns if column.x is not None]
+    placed = [column for column in table.columns if column.x is not None]
+    names = [column.label if settings.ticks == "label" else f"{column.x:g}" for column in placed]
     if settings.x_scale == "sqrt":
         axes.set_xscale("function", functions=(_root, _square))
-    axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    axes.set_xticks([column.x or 0.0 for column in placed], labels=names)
     axes.minorticks_off()
     axes.set_xlabel(settings.x_label)
     axes.set_ylabel(settings.y_label)

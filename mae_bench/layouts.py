@@ -86,6 +86,8 @@ class FigureSettings(Settings):
 
     x_label: str
     y_label: str
+    ticks: Literal["x", "label"] = "x"
+    """What stands at the axis: each column's `x`, or its label where `x` only gives the place."""
     x_scale: Literal["linear", "sqrt"] = "linear"
     """`sqrt` spreads the small values without hiding zero."""
 
