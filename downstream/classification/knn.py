@@ -1,0 +1,133 @@
+"""Weighted k-nearest-neighbour classification with frozen features (Wu et al., arXiv:1805.01978)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field, model_validator
+
+from downstream.classification.settings import PoolingSettings, notice_other_size
+from mae_bench.adapter import Adapter, Metric
+from mae_bench.settings import Count, DataSettings, Positive, TaskConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from downstream.classification.features import Features
+    from downstream.classification.splits import Splits
+    from mae_bench.backbones import Backbone
+    from mae_bench.run import Run
+
+
+class KNNConfig(PoolingSettings, TaskConfig):
+    """Settings of the kNN evaluation."""
+
+    data: DataSettings
+    k: Annotated[list[Count], Field(min_length=1)]
+    """Numbers of neighbours, all evaluated in one pass."""
+    headline_k: Count
+    """The one of `k` that is the headline; fixed by the recipe, so that none is chosen by its accuracy."""
+    temperature: Positive = 0.07
+    """A neighbour's vote weighs exp(cosine similarity / temperature)."""
+
+    @model_validator(mode="after")
+    def _headline_among_k(self) -> KNNConfig:
+        if self.headline_k not in self.k:
+            raise ValueError(f"headline_k: {self.headline_k} is not one of k = {self.k}")
+        if len(set(self.k)) != len(self.k):
+            raise ValueError(f"k: a number stands twice in {self.k}")
+        return self
+
+
+class KNN(Adapter[KNNConfig]):
+    """Votes of the nearest training images by cosine similarity; nothing is trained."""
+
+    task = "imagenet-knn"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "top1": Metric("%", label="top-1 accuracy"),
+        "top5": Metric("%", label="top-5 accuracy"),
+    }
+    Config = KNNConfig
+
+    def run(self, run: Run) -> dict[str, float]:
+        """Features of both splits (cached), then the votes.
+
+        Raises:
+            MaeBenchError: fewer training images than the largest k; see also `ImageDataset`.
+        """
+        from downstream.classification.classifier import check_pooling
+        from downstream.classification.inspection import enough
+        from downstream.classification.splits import Splits
+
+        config = self.config
+        backbone = self._backbone(run)
+        check_pooling(backbone, config.pooling)
+        notice_other_size(run, backbone, config.published_arch)
+        splits = Splits(config.data, run, backbone.mean)
+        enough(splits, "k", max(config.k))
+        backbone = backbone.to(run.device).eval()
+        accuracy = self._accuracies(self._features(splits, backbone, run), splits.classes, run)
+        splits.record()
+        run.record(
+            dataset={"train_images": len(splits.train)},
+            selection=f"k = {config.headline_k}, fixed by the recipe; no other k was chosen by its accuracy",
+        )
+        return self._metrics(accuracy, run)
+
+    def _backbone(self, run: Run) -> Backbone:
+        height, width = self.config.data.image_size
+        return run.backbone(image_size=(height, width))
+
+    def _features(self, splits: Splits, backbone: Backbone, run: Run) -> tuple[Features, Features]:
+        """Features of the training images and of the validation images."""
+        from downstream.classification.classifier import pooled
+        from downstream.classification.features import features_of
+
+        def forward(images: Tensor) -> Tensor:
+            return pooled(backbone, images, self.config.pooling)
+
+        data, part = self.config.data, self.config.pooling
+        bank = features_of(splits.train_as_evaluated, data, run, backbone, part, forward)
+        return bank, features_of(splits.val, data, run, backbone, part, forward)
+
+    def _accuracies(self, features: tuple[Features, Features], classes: int, run: Run) -> Tensor:
+        """(len(k), 2): top-1 and top-5 in percent. Every process classifies a share of the queries."""
+        from torch.nn.functional import normalize
+
+        from downstream.classification.neighbours import hits
+        from downstream.classification.scoring import percentages
+
+        bank, queries = features
+        images = len(queries.values)
+        own = slice(images * run.rank // run.world, images * (run.rank + 1) // run.world)
+        mine = normalize(queries.values[own].to(run.device), dim=1)
+        found = hits(
+            mine,
+            queries.labels[own],
+            normalize(bank.values, dim=1),
+            bank.labels,
+            classes=classes,
+            ks=self.config.k,
+            temperature=self.config.temperature,
+        )
+        return percentages(found, len(mine), images, run)
+
+    def _metrics(self, accuracy: Tensor, run: Run) -> dict[str, float]:
+        """The headline k first, every k under its own name after it."""
+        by_k = {k: accuracy[row].tolist() for row, k in enumerate(self.config.k)}
+        top1, top5 = by_k[self.config.headline_k]
+        metrics = {"top1": top1, "top5": top5}
+        metrics |= {f"top1_k{k}": values[0] for k, values in by_k.items()}
+        units = {
+            f"top1_k{k}": {"unit": "%", "higher_is_better": True, "label": f"top-1 accuracy, k = {k}"}
+            for k in by_k
+        }
+        run.record(units=units)
+        return metrics
+
+    def check(self, run: Run) -> list[str]:
+        """Both splits are looked at, one image of each is read, the weights are loaded."""
+        from downstream.classification.inspection import inspect
+
+        return inspect(self.config, self.config.data, run, self._backbone(run), ("k", max(self.config.k)))
