@@ -141,7 +141,7 @@ class Result(Settings):
     details: dict[str, Any] = Field(default_factory=dict)
     """Facts that only this task has, for example the learning rate that a linear probe chose."""
     folder: str | None = Field(None, exclude=True)
-    """Where the run is; told to the caller of `mae_bench.run` and `mae_bench.pretrain`, and not in the file."""
+    """Where the run is: told to the caller of `mae_bench.run` and `mae_bench.pretrain`, not in the file."""
 
     @model_serializer(mode="wrap")
     def _write_schema_first(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

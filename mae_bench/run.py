@@ -38,18 +38,10 @@ if TYPE_CHECKING:
     from mae_bench.backbones import Backbone
     from mae_bench.results import Result
 
-# Keys that change how a run is carried out or shown, and so neither its result nor the folder it belongs to.
-_NOT_IDENTITY = {
-    "recipe", "notes", "expected", "protocol", "wandb", "data.workers", "data.cache", "train.micro_batch",
-    "train.save_every_minutes", "train.save_every_steps", "train.keep_checkpoints", "train.log_every_steps",
-    "train.compile",
-}  # fmt: skip
-
 
 def identity(config: TaskConfig) -> str:
     """Digest of all that decides a run's result: recipe values, data, backbone, seed, precision."""
-    flat = settings.flatten(settings.plain(config))
-    return settings.digest_of({key: value for key, value in flat.items() if key not in _NOT_IDENTITY})
+    return settings.digest_of(settings.identity_values(config))
 
 
 def folder_for(config: TaskConfig, runs_root: Path, name: str | None = None) -> Path:
@@ -401,11 +393,11 @@ class Run:
             write_atomic(path, yamlfile.dump(values))
             return
         before = settings.flatten(yamlfile.load(path).values)
-        now = settings.flatten(values)
+        now = settings.identity_values(self.config)
         changed = [
-            f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
-            for key in sorted({*before, *now} - _NOT_IDENTITY)
-            if before.get(key) != now.get(key)
+            f"{key}: {before.get(key)!r} there, {value!r} now"
+            for key, value in now.items()
+            if before.get(key) != value
         ]
         if changed:
             raise MaeBenchError(

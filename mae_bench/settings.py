@@ -30,6 +30,8 @@ class Settings(BaseModel):
 # A field marked RUNTIME says how a run is carried out, not what is computed: it is left out of the
 # recipe hash and of the comparison with the published protocol.
 RUNTIME: dict[str, Any] = {"runtime": True}
+# A field marked HANDLING moreover leaves the result as it is, so changing it goes on with the same run.
+HANDLING: dict[str, Any] = {"runtime": True, "handling": True}
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -117,9 +119,9 @@ class DataSettings(Settings):
     evaluation: EvalTransform = EvalTransform()
     max_bad_images: Annotated[int, Field(ge=0)] = 0
     """Unreadable images allowed (replaced by a neighbour and listed); one more stops the run."""
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field("auto", json_schema_extra=RUNTIME)
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field("auto", json_schema_extra=HANDLING)
     """Loader processes per training process."""
-    cache: Literal["none", "memory"] = Field("none", json_schema_extra=RUNTIME)
+    cache: Literal["none", "memory"] = Field("none", json_schema_extra=HANDLING)
     """`memory`: keep the decoded uint8 images, for sets that fit."""
 
 
@@ -158,19 +160,19 @@ class TrainSettings(Settings):
     steps: Count | None = None
     batch: Count
     """The effective, global batch; `micro_batch` and the number of processes must divide it."""
-    micro_batch: Count | Literal["auto"] = Field("auto", json_schema_extra=RUNTIME)
+    micro_batch: Count | Literal["auto"] = Field("auto", json_schema_extra=HANDLING)
     """Images in one forward pass of one process; `auto`: the largest exact divisor that fits."""
     clip_grad: Positive | None = None
     """Largest L2 norm of the whole gradient."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the exponential moving average of the weights; the averaged weights are the ones reported."""
-    evaluate_every_epochs: Positive | None = Field(None, json_schema_extra=RUNTIME)
+    evaluate_every_epochs: Positive | None = Field(None, json_schema_extra=HANDLING)
     """Also evaluate during training (for the curve; never for choosing); null: only at the end."""
-    save_every_minutes: Positive = Field(15.0, json_schema_extra=RUNTIME)
-    save_every_steps: Count | None = Field(None, json_schema_extra=RUNTIME)
-    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, json_schema_extra=RUNTIME)
-    log_every_steps: Count = Field(20, json_schema_extra=RUNTIME)
-    compile: bool = Field(False, json_schema_extra=RUNTIME)
+    save_every_minutes: Positive = Field(15.0, json_schema_extra=HANDLING)
+    save_every_steps: Count | None = Field(None, json_schema_extra=HANDLING)
+    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, json_schema_extra=HANDLING)
+    log_every_steps: Count = Field(20, json_schema_extra=HANDLING)
+    compile: bool = Field(False, json_schema_extra=HANDLING)
     """torch.compile the model (GPU)."""
 
     @model_validator(mode="after")
@@ -203,18 +205,18 @@ class TaskConfig(Settings):
 
     task: str
     """Name of the adapter in the catalogue."""
-    recipe: str = Field(json_schema_extra=RUNTIME)
+    recipe: str = Field(json_schema_extra=HANDLING)
     """Name of the recipe, for example ``demo/imagenet-knn``."""
-    protocol: str | None = Field(None, json_schema_extra=RUNTIME)
+    protocol: str | None = Field(None, json_schema_extra=HANDLING)
     """Recipe that holds the published protocol, if this one is a variation of it; null: this one."""
-    notes: list[str] = Field([], json_schema_extra=RUNTIME)
+    notes: list[str] = Field([], json_schema_extra=HANDLING)
     """Where the recipe itself departs from the paper, or what the paper leaves open."""
-    expected: list[Expected] = Field([], json_schema_extra=RUNTIME)
+    expected: list[Expected] = Field([], json_schema_extra=HANDLING)
     backbone: str | None = Field(None, json_schema_extra=RUNTIME)
     """`timm:NAME`, `random:ARCH`, `run:FOLDER`, `file:PATH?arch=NAME`."""
     seed: Annotated[int, Field(ge=0)] = Field(0, json_schema_extra=RUNTIME)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", json_schema_extra=RUNTIME)
-    wandb: WandbSettings | None = Field(None, json_schema_extra=RUNTIME)
+    wandb: WandbSettings | None = Field(None, json_schema_extra=HANDLING)
 
 
 class TrainedConfig(TaskConfig):
@@ -389,28 +391,38 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def runtime_paths(model: type[BaseModel], prefix: str = "") -> set[str]:
-    """Dotted paths of the fields marked RUNTIME."""
+def marked_paths(model: type[BaseModel], mark: Literal["runtime", "handling"], prefix: str = "") -> set[str]:
+    """Dotted paths of the fields marked RUNTIME (HANDLING included) or HANDLING."""
     paths: set[str] = set()
     for name, field in model.model_fields.items():
         extra = field.json_schema_extra
-        if isinstance(extra, dict) and extra.get("runtime"):
+        if isinstance(extra, dict) and extra.get(mark):
             paths.add(prefix + name)
             continue
         inner = submodel(field.annotation)
         if inner is not None:
-            paths |= runtime_paths(inner, f"{prefix}{name}.")
+            paths |= marked_paths(inner, mark, f"{prefix}{name}.")
     return paths
 
 
-def protocol_values(config: BaseModel) -> dict[str, Any]:
-    """Dotted path -> value of everything that decides what is computed (RUNTIME fields left out)."""
-    skip = runtime_paths(type(config))
+def _without(config: BaseModel, mark: Literal["runtime", "handling"]) -> dict[str, Any]:
+    """The settings as dotted paths, fields with a mark left out."""
+    skip = marked_paths(type(config), mark)
     return {
         path: value
         for path, value in flatten(plain(config)).items()
         if not any(path == entry or path.startswith(entry + ".") for entry in skip)
     }
+
+
+def identity_values(config: BaseModel) -> dict[str, Any]:
+    """Dotted path -> value of everything that decides a run's result, backbone, seed and data included."""
+    return _without(config, "handling")
+
+
+def protocol_values(config: BaseModel) -> dict[str, Any]:
+    """Dotted path -> value of everything that decides what is computed (RUNTIME fields left out)."""
+    return _without(config, "runtime")
 
 
 def digest_of(values: Any) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 from pydantic import Field
 
 from downstream.classification.finetune import Finetune, FinetuneConfig
-from mae_bench.settings import RUNTIME, NonNegative
+from mae_bench.settings import HANDLING, NonNegative
 
 if TYPE_CHECKING:
     from downstream.classification.classifier import Classifier
@@ -22,7 +22,7 @@ class PartialConfig(FinetuneConfig):
     blocks: NonNegative
     """How many of the last blocks are trained, with the final norm and the head: 0 the head alone, 0.5 the
     last MLP too, 1 the last block, and so on up to all of them (then the embeddings are trained as well)."""
-    feature_cache_gib: NonNegative = Field(4.0, json_schema_extra=RUNTIME)
+    feature_cache_gib: NonNegative = Field(4.0, json_schema_extra=HANDLING)
     """Largest size of the frozen blocks' output for the whole training set that is computed once and kept, in
     memory and on disk, where no augmentation changes the images."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from mae_bench.settings import RUNTIME, Count, Fraction, NonNegative, Settings
+from mae_bench.settings import HANDLING, Count, Fraction, NonNegative, Settings
 
 if TYPE_CHECKING:
     from mae_bench.backbones import Backbone
@@ -40,7 +40,7 @@ class PoolingSettings(Settings):
 
     pooling: Literal["mean", "cls"]
     """`mean`: average of the patch tokens; `cls`: the class token."""
-    published_arch: PublishedArch | None = Field(None, json_schema_extra=RUNTIME)
+    published_arch: PublishedArch | None = Field(None, json_schema_extra=HANDLING)
     """The size of backbone that the recipe is meant for; another one gives a warning. Null: any."""
 
 
