@@ -15,6 +15,8 @@ from mae_bench.results import Result
 
 PRETRAINING = "demo/mae"
 TASKS = ("demo/imagenet-knn", "demo/imagenet-linear", "demo/imagenet-partial", "demo/imagenet-finetune")
+# What a supervised recipe of its own makes of the untrained twin, as the fair rival of fine-tuning.
+SCRATCH = "demo/imagenet-scratch"
 TABLE = "demo-transfer"
 
 
@@ -40,8 +42,9 @@ def demo(
     pretrained = api.pretrain(PRETRAINING, data_root=data_root, runs_root=runs_root, name=PRETRAINING)
     folder = Path(runs_root) / PRETRAINING
     results = [pretrained]
-    for backbone in (f"run:{folder}", f"random:{folder}"):
-        for task in TASKS:
+    twin = f"random:{folder}"
+    for backbone, tasks in ((f"run:{folder}", TASKS), (twin, (*TASKS, SCRATCH))):
+        for task in tasks:
             results.append(api.run(task, backbone, data_root=data_root, runs_root=runs_root))
     pictures = api.visualize(folder, count=8, data_root=data_root)
     pictures.append(api.figure(TABLE, Path(runs_root) / "demo" / f"{TABLE}.png", runs_root=runs_root))

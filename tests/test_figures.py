@@ -97,6 +97,17 @@ def test_the_axis_shows_the_numbers_of_blocks(table: Table) -> None:
     assert axes.get_xlim()[0] < 0, "the points at zero are not cut"
 
 
+def test_columns_without_a_scale_stand_at_the_axis_by_name(tmp_path: Path) -> None:
+    store(tmp_path, "run", 50.0, task="imagenet-knn", recipe="demo/imagenet-knn")
+    store(tmp_path, "other", 60.0, task="imagenet-finetune", recipe="demo/imagenet-finetune")
+    axes = drawn(make_table("demo-transfer", tmp_path)).axes[0]
+    named = [label.get_text() for label in axes.get_xticklabels()]
+    assert named == ["kNN", "Linear", "Partial", "Fine-tune", "From scratch"]
+    (curve,) = axes.containers
+    assert list(curve[0].get_xdata()) == [1, 4]
+    assert list(curve[0].get_ydata()) == [50.0, 60.0]
+
+
 def test_png_holds_a_picture(table: Table, tmp_path: Path) -> None:
     path = draw(table, tmp_path / "out" / "figure.png")
     with Image.open(path) as picture:
