@@ -14,7 +14,8 @@ from pydantic import Field
 
 from mae_bench import resources, yamlfile
 from mae_bench.errors import MaeBenchError, near
-from mae_bench.settings import Settings, validate
+from mae_bench.settings import Settings
+from mae_bench.validation import validate
 
 
 class Column(Settings):

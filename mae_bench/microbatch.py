@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from mae_bench import screen
+from mae_bench import data, screen
 from mae_bench.errors import MaeBenchError
 
 if TYPE_CHECKING:
@@ -81,10 +81,8 @@ def _some(sizes: list[int]) -> str:
 
 
 def _batch_of(size: int, run: Run, sample: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
-    from mae_bench.train import to_device
-
     few = [sample(index) for index in range(min(size, 4))]
-    return to_device(default_collate([few[index % len(few)] for index in range(size)]), run.device)
+    return data.to_device(default_collate([few[index % len(few)] for index in range(size)]), run.device)
 
 
 def _forward(

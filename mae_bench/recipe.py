@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae_bench import registry, resources, settings, yamlfile
+from mae_bench import registry, resources, settings, validation, yamlfile
 from mae_bench.adapter import Adapter
 from mae_bench.errors import MaeBenchError, near
 from mae_bench.resources import Kind
-from mae_bench.settings import Origin, TaskConfig
+from mae_bench.settings import TaskConfig
+from mae_bench.validation import Origin
 
 OVERRIDE = Origin("override")
 DEFAULT = Origin("default")
@@ -97,7 +98,7 @@ def resolve(
         raise MaeBenchError(_other_kind(name_or_path, kind))
     if isinstance(values.get("backbone"), str):
         values["backbone"] = registry.normalise_backbone(values["backbone"])
-    config = settings.validate(adapter_class.Config, values, origins)
+    config = validation.validate(adapter_class.Config, values, origins)
     return Resolved(config, origins, adapter_class, path)
 
 

@@ -21,7 +21,8 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_ser
 
 from mae_bench.errors import MaeBenchError
 from mae_bench.files import write_atomic
-from mae_bench.settings import Count, NonNegative, Settings, validate
+from mae_bench.settings import Count, NonNegative, Settings
+from mae_bench.validation import validate
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,9 +14,8 @@ import random
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
@@ -25,67 +24,19 @@ from torch import Tensor, nn
 
 from mae_bench import checkpoints, data, optim, precision, screen
 from mae_bench.allocator import keep_freed_memory
+from mae_bench.averaging import Average
 from mae_bench.errors import MaeBenchError
 from mae_bench.files import write_atomic
 from mae_bench.microbatch import choose_micro_batch
+from mae_bench.plan import Plan
 from mae_bench.settings import TrainedConfig
+from mae_bench.stopping import InterruptedRunError, Stopper
 
 if TYPE_CHECKING:
-    from mae_bench.adapter import Batch, TrainedAdapter
+    from mae_bench.adapter import TrainedAdapter
     from mae_bench.run import Run
 
 T = TypeVar("T", bound=TrainedConfig)
-
-
-class InterruptedRunError(MaeBenchError):
-    """The run was asked to stop; it has saved and can go on. `status` is the exit status to leave with."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How many steps there are, of which batches, at which learning rate."""
-
-    steps_per_epoch: int
-    total_steps: int
-    batch: int
-    micro_batch: int
-    accumulate: int
-    peak_lr: float
-    warmup_steps: float
-
-    @classmethod
-    def of(cls, config: TrainedConfig, images: int, micro_batch: int, world: int) -> Plan:
-        """The plan of a recipe for a training set of `images` on `world` processes."""
-        per_epoch = data.steps_per_epoch(images, config.train.batch)
-        if config.train.steps is not None:
-            total = config.train.steps
-        else:
-            total = max(1, round(config.train.epochs * per_epoch)) if config.train.epochs else 0
-        if config.optim.warmup_steps is not None:
-            warmup: float = config.optim.warmup_steps
-        else:
-            warmup = (config.optim.warmup_epochs or 0.0) * per_epoch
-        return cls(
-            steps_per_epoch=per_epoch,
-            total_steps=total,
-            batch=config.train.batch,
-            micro_batch=micro_batch,
-            accumulate=config.train.batch // (world * micro_batch),
-            peak_lr=peak_lr(config),
-            warmup_steps=warmup,
-        )
-
-
-def peak_lr(config: TrainedConfig) -> float:
-    """The rate after warm-up: `lr`, or `blr` scaled linearly with the batch (arXiv:1706.02677)."""
-    if config.optim.lr is not None:
-        return config.optim.lr
-    assert config.optim.blr is not None  # OptimSettings wants exactly one of the two
-    return config.optim.blr * config.train.batch / 256
 
 
 def seed_everything(*parts: int) -> None:
@@ -97,37 +48,6 @@ def seed_everything(*parts: int) -> None:
     torch.manual_seed(value)
 
 
-class Average:
-    """Exponential moving average of a model's floating-point weights; buffers are copied as they are."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move each average towards the model by ``1 - decay``."""
-        ours: list[Tensor] = []
-        theirs: list[Tensor] = []
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                ours.append(self.weights[name])
-                theirs.append(value.detach())
-            else:
-                self.weights[name].copy_(value)
-        torch._foreach_lerp_(ours, theirs, 1.0 - self.decay)
-
-    @contextmanager
-    def in_place_of(self, model: nn.Module) -> Iterator[None]:
-        """The model holds the averaged weights within the block."""
-        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(self.weights)
-        try:
-            yield
-        finally:
-            model.load_state_dict(own)
-
-
 @dataclass
 class Progress:
     """What a checkpoint must hold besides tensors."""
@@ -137,33 +57,6 @@ class Progress:
     loss_count: int = 0
     elapsed: float = 0.0
     extra: dict[str, float] = field(default_factory=dict)
-
-
-class Stopper:
-    """Turns SIGTERM and Ctrl-C into a flag that the loop reads between steps; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self.deferring = True
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> Stopper:
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._old[number] = signal.signal(number, self._note)
-        except ValueError:
-            # Signals can only be handled in the main thread; in a notebook's thread they keep their meaning.
-            self._old.clear()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal is not None or not self.deferring:
-            raise KeyboardInterrupt
-        self.signal = number
 
 
 def fit(adapter: TrainedAdapter[T], run: Run) -> dict[str, float]:
@@ -337,7 +230,7 @@ class _Fit:
         indices: list[Tensor] = []
         extras: dict[str, float] = {}
         for micro in range(plan.accumulate):
-            batch = to_device(next(batches), run.device)
+            batch = data.to_device(next(batches), run.device)
             seed_everything(self.config.seed, step, micro, run.rank)
             last = micro == plan.accumulate - 1
             alone = nullcontext() if last or run.world == 1 else self.wrapped.no_sync()  # type: ignore[operator]
@@ -486,14 +379,6 @@ class _Fit:
         return (
             f"The last good checkpoint is {found[0][1]}." if found else "No checkpoint had been written yet."
         )
-
-
-def to_device(batch: Batch, device: torch.device) -> dict[str, Any]:
-    """The batch with its tensors on `device`."""
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for key, value in batch.items()
-    }
 
 
 def resume_command(run: Run) -> str:

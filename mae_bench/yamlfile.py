@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from mae_bench.errors import MaeBenchError, near
-from mae_bench.settings import Origin
+from mae_bench.validation import Origin
 
 _NULL, _BOOL, _INT, _FLOAT, _TEXT, _LIST, _MAPPING = (
     f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")

@@ -10,10 +10,10 @@ from downstream import ADAPTERS
 from mae_bench import registry
 from mae_bench.errors import MaeBenchError
 from mae_bench.optim import lr_at
+from mae_bench.plan import peak_lr
 from mae_bench.recipe import find, published, resolve
 from mae_bench.resources import recipes
 from mae_bench.settings import deviations, flatten, plain
-from mae_bench.train import peak_lr
 
 RECIPES = sorted(name for name in recipes() if "imagenet-" in name)
 OFFICIAL = [name for name in RECIPES if not name.startswith("demo/")]

@@ -271,7 +271,7 @@ class Calls:
             self.last = name, signature.bind(*args, **kwargs)
             if name == "demo":
                 return type("Report", (), {"table": "", "pictures": []})
-            return "" if name == "table" else []
+            return "" if name in ("table", "figure") else []
 
         monkeypatch.setattr(api, name, noted)
 
@@ -279,7 +279,7 @@ class Calls:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     taken = Calls()
-    for name in ("check", "pretrain", "run", "visualize", "table", "demo"):
+    for name in ("check", "pretrain", "run", "visualize", "table", "figure", "demo"):
         taken.take(name, monkeypatch)
     return taken
 
@@ -303,7 +303,7 @@ def test_commands_are_accepted(arguments: list[str], workplace: Path, calls: Cal
 
 def accept(verb: str, asked: dict[str, Any]) -> None:
     """Resolve what a verb was asked for as far as that goes without data and weights."""
-    if verb == "table":
+    if verb in ("table", "figure"):
         layouts.load_layout(asked["table_id"])
     if verb not in ("check", "pretrain", "run"):
         return

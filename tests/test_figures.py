@@ -141,6 +141,14 @@ def test_without_runs_the_published_curves_are_drawn(tmp_path: Path) -> None:
     assert "Hollow" not in text
 
 
+def test_an_empty_table_is_not_drawn(tmp_path: Path) -> None:
+    with pytest.raises(
+        MaeBenchError, match="'demo-transfer' has nothing to draw yet: no finished run fits it"
+    ):
+        draw_table("demo-transfer", tmp_path, tmp_path / "empty.png")
+    assert not (tmp_path / "empty.png").exists()
+
+
 def test_what_cannot_be_drawn_is_said(table: Table, tmp_path: Path) -> None:
     with pytest.raises(MaeBenchError, match=r"ends in \.png, \.svg, \.pdf"):
         draw(table, tmp_path / "figure.jpeg")

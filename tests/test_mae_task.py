@@ -19,7 +19,7 @@ from mae_bench.pretrain.model import from_config
 from mae_bench.pretrain.pictures import GREY, grid_picture, reconstruction_columns
 from mae_bench.pretrain.targets import patchify
 from mae_bench.pretrain.task import MAEConfig
-from mae_bench.settings import validate
+from mae_bench.validation import validate
 from tests.closed_form import numbers
 from tests.launch import finish, on_two_processes
 

@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mae_bench import checkpoints
+from mae_bench.averaging import Average
 from mae_bench.errors import MaeBenchError
 from mae_bench.optim import lr_at
 from mae_bench.run import Run
-from mae_bench.train import Average, InterruptedRunError, fit, seed_everything
+from mae_bench.stopping import InterruptedRunError
+from mae_bench.train import fit, seed_everything
 from tests.toy import Toy, toy_config, toy_run
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mae_bench.adapter import Metric, TrainedAdapter
 from mae_bench.data import ImageDataset
 from mae_bench.run import Run, folder_for
-from mae_bench.settings import TrainedConfig, validate
+from mae_bench.settings import TrainedConfig
+from mae_bench.validation import validate
 
 
 class Points:

@@ -8,7 +8,13 @@ decoded images, `loaders` makes batches. Everything random is a function of (see
 
 from mae_bench.data.dataset import ImageDataset, holdout, train_dataset, val_dataset
 from mae_bench.data.decoding import decode
-from mae_bench.data.loaders import evaluation_batches, loader_processes, steps_per_epoch, training_batches
+from mae_bench.data.loaders import (
+    evaluation_batches,
+    loader_processes,
+    steps_per_epoch,
+    to_device,
+    training_batches,
+)
 from mae_bench.data.sources import Source, open_source
 from mae_bench.keys import Draws, key_of
 
@@ -23,6 +29,7 @@ __all__ = [
     "loader_processes",
     "open_source",
     "steps_per_epoch",
+    "to_device",
     "train_dataset",
     "training_batches",
     "val_dataset",

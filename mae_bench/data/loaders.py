@@ -8,7 +8,7 @@ import signal
 import sys
 import warnings
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -277,3 +277,11 @@ def _leave_signals_to_parent(worker: int) -> None:
 
 def _end_next_time(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch with its tensors on `device`."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }

@@ -139,7 +139,6 @@ class MAEPretraining(TrainedAdapter[MAEConfig]):
         import torch
 
         from mae_bench import data
-        from mae_bench.train import to_device
 
         images = self.evaluation_set(run)
         total = torch.zeros(2, dtype=torch.float64, device=run.device)
@@ -147,7 +146,7 @@ class MAEPretraining(TrainedAdapter[MAEConfig]):
             images, batch=EVALUATION_BATCH, rank=run.rank, world=run.world, workers=self.config.data.workers
         )
         for batch in batches:
-            there = to_device(batch, run.device)
+            there = data.to_device(batch, run.device)
             with run.autocast():
                 losses: Tensor = model.losses(self._pixels(there), there["key"])  # type: ignore[operator]
             total += torch.stack([losses.double().sum(), total.new_tensor(len(losses))])
