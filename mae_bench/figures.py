@@ -58,7 +58,7 @@ def draw(table: Table, output: str | os.PathLike[str]) -> Path:
     """Draw the figure of a table into a file, completely or not at all.
 
     Raises:
-        MaeBenchError: the table is not meant to be drawn, or is empty, or the file's ending is no known format.
+        MaeBenchError: the table is not meant to be drawn or is empty, or the file's ending is unknown.
     """
     path = Path(output)
     format = path.suffix.removeprefix(".").lower()
@@ -66,9 +66,8 @@ def draw(table: Table, output: str | os.PathLike[str]) -> Path:
         raise MaeBenchError(f"{path}: a figure's file ends in {', '.join('.' + known for known in FORMATS)}")
     if table.figure is None:
         raise MaeBenchError(f"the table '{table.id}' has no figure: its layout holds no 'figure' section")
-    if not any(
-        column.x is not None and column.key in row.cells for row in table.rows for column in table.columns
-    ):
+    placed = {column.key for column in table.columns if column.x is not None}
+    if not any(placed & row.cells.keys() for row in table.rows):
         raise MaeBenchError(
             f"the table '{table.id}' has nothing to draw yet: no finished run fits it; "
             f"`mae-bench table {table.id}` says what it holds"
