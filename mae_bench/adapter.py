@@ -74,7 +74,7 @@ class Adapter(ABC, Generic[C]):
         """Draw pictures of a finished run into its folder; returns their paths.
 
         Args:
-            images: files to draw; empty means the first `count` validation images.
+            images: files to draw; empty means `count` validation images, spread evenly.
         """
         from mae_bench.errors import MaeBenchError
 

@@ -109,7 +109,7 @@ def visualize(
     """Draw pictures of a run (reconstructions, for a pretraining run); returns the paths of the PNG files.
 
     Args:
-        images: image files; none means the first `count` validation images.
+        images: image files; none means `count` validation images, spread evenly.
     """
     path = Path(folder)
     config_file = path / "config.yaml"

@@ -37,7 +37,7 @@ def resolve(wanted: Literal["auto", "bf16", "fp16", "fp32"], device: torch.devic
 def suit_attention(model: nn.Module, device: torch.device, precision: str) -> None:
     """Choose the attention kernel that trains fastest: PyTorch's fused one, except for bf16 on a CPU.
 
-    There the backward pass of the fused kernel takes two to ten times as long as plain matrix products and a
+    There the backward pass of the fused kernel takes up to ten times as long as plain matrix products and a
     softmax (benchmarks/attention.py measures it). Both compute the same up to the rounding of bf16.
     """
     fused = not (device.type == "cpu" and precision == "bf16")
