@@ -100,7 +100,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_readme_links_every_page_of_the_docs() -> None:
     assert DOCS
-    linked = set(re.findall(r"\]\((docs/[^)]+)\)", README.read_text(encoding="utf-8")))
+    linked = set(re.findall(r"\]\((docs/[^)]+\.md)\)", README.read_text(encoding="utf-8")))
     assert linked == {name_of(page) for page in DOCS}
 
 
