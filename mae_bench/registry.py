@@ -129,7 +129,7 @@ def normalise_backbone(spec: str) -> str:
 
 
 def forget() -> None:
-    """Read the installed plug-ins again when next asked, after a package was installed in this session."""
+    """Read the installed plug-ins again when next asked, after a package was installed meanwhile."""
     invalidate_caches()
     _read.cache_clear()
 
