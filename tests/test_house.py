@@ -142,7 +142,7 @@ def test_every_source_has_a_docstring() -> None:
 
 def test_nothing_of_the_machine_stands_in_the_sources() -> None:
     """Absolute paths of whoever wrote a file have no place in it."""
-    homes = ("/home/", "/root/", "/Users/")
+    homes = tuple(f"/{name}/" for name in ("home", "root", "Users"))
     wrong = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in PYTHON
