@@ -203,5 +203,8 @@ def _carry_out(opened: Run, force: bool) -> Result:
         shown = ", ".join(f"{name} {metrics[name]:.4g}" for name in opened.adapter.metrics)
         screen.say(f"{opened.config.recipe}: {shown} ({screen.duration(result.wall_clock_s)})")
         return result.model_copy(update={"folder": str(opened.folder)})
+    except MaeBenchError:
+        opened.leave_no_litter()
+        raise
     finally:
         opened.close()

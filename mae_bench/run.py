@@ -405,6 +405,12 @@ class Run:
                 "choose another --name or use --force"
             )
 
+    def leave_no_litter(self) -> None:
+        """Remove the folder of a run that failed before it had done anything (bad data or weights, say)."""
+        nothing_won = {"config.yaml", "load_report.json", ".lock"}
+        if self._lock is not None and {path.name for path in self.folder.iterdir()} <= nothing_won:
+            shutil.rmtree(self.folder)
+
     def close(self) -> None:
         """Give the folder back."""
         if self._lock is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import mae_bench
 from mae_bench.errors import MaeBenchError
 from mae_bench.run import Run, folder_for, identity
 from mae_bench.yamlfile import load
@@ -129,3 +130,18 @@ def test_one_process_sums_and_gathers_to_itself(tmp_path: Path) -> None:
     total = run.sum(values)
     total += 1
     assert torch.equal(values, torch.arange(6).reshape(3, 2)), "the caller's tensor was changed"
+
+
+def test_a_run_that_did_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    roots = {"data_root": tmp_path / "data", "runs_root": tmp_path / "runs"}
+    with pytest.raises(MaeBenchError, match="no folder images there"):
+        mae_bench.run("imagenet-knn", "random:vit_tiny_patch16_224", **roots)
+    assert not list((tmp_path / "runs").rglob("config.yaml"))
+
+
+def test_a_run_that_won_something_keeps_it(tmp_path: Path) -> None:
+    run = toy_run(tmp_path)
+    run.log(1, {"loss": 1.0})
+    run.leave_no_litter()
+    assert (run.folder / "config.yaml").exists()
+    run.close()
