@@ -1,8 +1,8 @@
 """Pretrain masked autoencoders and measure how vision backbones transfer.
 
-The verbs of the command line are functions here: `pretrain`, `run`, `check`, `visualize`, `table`, `figure`,
-`demo`; `load_backbone` and `load_results` give what runs are made of and what they left. They are imported
-when first used, so that ``import mae_bench`` costs nothing and imports no torch.
+The verbs of the command line are functions here: `pretrain`, `run`, `check`, `visualize`, `judge`, `table`,
+`figure`, `demo`; `load_backbone` and `load_results` give what runs are made of and what they left. They are
+imported when first used, so that ``import mae_bench`` costs nothing and imports no torch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         check,
         demo,
         figure,
+        judge,
         load_backbone,
         load_results,
         pretrain,
@@ -33,6 +34,7 @@ __all__ = [
     "check",
     "demo",
     "figure",
+    "judge",
     "load_backbone",
     "load_results",
     "pretrain",

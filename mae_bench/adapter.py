@@ -16,18 +16,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from mae_bench.settings import TaskConfig, TrainedConfig
+from mae_bench.settings import FitConfig, TaskConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mae_bench.backbones import Backbone
-    from mae_bench.data import ImageDataset
+    from mae_bench.data import Samples
     from mae_bench.optim import ParamGroup
     from mae_bench.run import Run
 
 C = TypeVar("C", bound=TaskConfig)
-T = TypeVar("T", bound=TrainedConfig)
+T = TypeVar("T", bound=FitConfig)
 Batch = Mapping[str, Any]
 
 
@@ -38,6 +38,8 @@ class Metric:
     unit: str = "%"
     higher_is_better: bool = True
     label: str = ""
+    optional: bool = False
+    """Left out where the data holds nothing to measure it on (AP of small objects, where there are none)."""
 
 
 class Adapter(ABC, Generic[C]):
@@ -70,6 +72,12 @@ class Adapter(ABC, Generic[C]):
         """
         return []
 
+    def judge(self, run: Run) -> dict[str, float]:
+        """Judge a finished run again from the predictions it left, without its model; returns the metrics."""
+        from mae_bench.errors import MaeBenchError
+
+        raise MaeBenchError(f"the task '{self.task}' leaves no predictions to judge again")
+
     def visualize(self, run: Run, images: list[str], count: int) -> list[str]:
         """Draw pictures of a finished run into its folder; returns their paths.
 
@@ -96,7 +104,7 @@ class TrainedAdapter(Adapter[T]):
         """The module to train; its parameters with `requires_grad` are the ones optimised."""
 
     @abstractmethod
-    def train_set(self, run: Run) -> ImageDataset:
+    def train_set(self, run: Run) -> Samples:
         """The training images, in a fixed order."""
 
     @abstractmethod

@@ -111,14 +111,20 @@ def visualize(
     Args:
         images: image files; none means `count` validation images, spread evenly.
     """
-    path = Path(folder)
-    config_file = path / "config.yaml"
-    if not config_file.exists():
-        raise MaeBenchError(f"{path} is not a run folder (no config.yaml in it)")
-    resolved = recipe.resolve(str(config_file), [], {})
-    adapter = resolved.adapter_class(resolved.config)
-    opened = Run(adapter, path, data_root=Path(data_root), runs_root=path.parent)
-    return adapter.visualize(opened, [str(image) for image in images], count)
+    opened = _reopen(folder, data_root)
+    return opened.adapter.visualize(opened, [str(image) for image in images], count)
+
+
+def judge(folder: PathLike, data_root: PathLike = "data") -> dict[str, float]:
+    """Judge a finished run again from the predictions in its folder, without its model; returns the metrics.
+
+    Nothing is written: the run's `result.json` stays as it is.
+
+    Raises:
+        MaeBenchError: the folder holds no predictions, or they do not fit the annotations.
+    """
+    opened = _reopen(folder, data_root)
+    return opened.adapter.judge(opened)
 
 
 def table(table_id: str, *, runs_root: PathLike = "runs", format: str = "markdown") -> str:
@@ -166,6 +172,17 @@ def load_results(runs_root: PathLike = "runs") -> pd.DataFrame:
     from mae_bench.results import load_results as load
 
     return load(Path(runs_root))
+
+
+def _reopen(folder: PathLike, data_root: PathLike) -> Run:
+    """A run as it stands in its folder, to look at."""
+    path = Path(folder)
+    config_file = path / "config.yaml"
+    if not config_file.exists():
+        raise MaeBenchError(f"{path} is not a run folder (no config.yaml in it)")
+    resolved = recipe.resolve(str(config_file), [], {})
+    adapter = resolved.adapter_class(resolved.config)
+    return Run(adapter, path, data_root=Path(data_root), runs_root=path.parent)
 
 
 def _prepare(

@@ -213,6 +213,18 @@ def visualize(
 
 
 @app.command()
+def judge(
+    folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    data_root: DataRoot = "data",
+) -> None:
+    """Judge a run's saved predictions again, without its model."""
+    from mae_bench import api
+
+    for name, value in api.judge(folder, data_root=data_root).items():
+        typer.echo(f"{name:<16} {value:.4f}")
+
+
+@app.command()
 def table(
     table_id: Annotated[
         str | None,

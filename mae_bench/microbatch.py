@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import default_collate
 
 from mae_bench import data, screen
+from mae_bench.data import Samples
 from mae_bench.errors import MaeBenchError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def choose_micro_batch(
     run: Run,
     model: nn.Module,
     step: Callable[[nn.Module, dict[str, Any]], dict[str, Tensor]],
-    sample: Callable[[int], dict[str, Any]],
+    samples: Samples,
 ) -> int:
     """The micro-batch of one process.
 
@@ -38,7 +38,7 @@ def choose_micro_batch(
     Args:
         batch: the effective, global batch.
         wanted: `train.micro_batch`.
-        sample: index -> one training sample, to try with.
+        samples: the training set, from whose first samples a batch is made to try with.
 
     Raises:
         MaeBenchError: `batch` is not divisible, or not even one image fits.
@@ -55,10 +55,10 @@ def choose_micro_batch(
         return wanted
     candidates = divisors(share)
     if run.device.type == "cpu":
-        limit = min(CPU_LIMIT, _cpu_fit(run, model, step, sample))
+        limit = min(CPU_LIMIT, _cpu_fit(run, model, step, samples))
         candidates = [size for size in candidates if size <= max(limit, 1)]
     for size in candidates:
-        if _fits(size, run, model, step, sample):
+        if _fits(size, run, model, step, samples):
             chosen = _least(run, size)
             if chosen != share:
                 screen.say(f"micro-batch {chosen}: {share // chosen} of them make a step of {batch} images")
@@ -80,9 +80,9 @@ def _some(sizes: list[int]) -> str:
     return ", ".join(str(size) for size in sizes[:8])
 
 
-def _batch_of(size: int, run: Run, sample: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
-    few = [sample(index) for index in range(min(size, 4))]
-    return data.to_device(default_collate([few[index % len(few)] for index in range(size)]), run.device)
+def _batch_of(size: int, run: Run, samples: Samples) -> dict[str, Any]:
+    few = [samples[(0, index)] for index in range(min(size, 4, len(samples)))]
+    return data.to_device(samples.collate([few[index % len(few)] for index in range(size)]), run.device)
 
 
 def _forward(
@@ -90,10 +90,10 @@ def _forward(
     run: Run,
     model: nn.Module,
     step: Callable[..., dict[str, Tensor]],
-    sample: Callable[[int], Any],
+    samples: Samples,
 ) -> None:
     with run.autocast():
-        loss = step(model, _batch_of(size, run, sample))["loss"]
+        loss = step(model, _batch_of(size, run, samples))["loss"]
     loss.backward()
 
 
@@ -102,7 +102,7 @@ def _fits(
     run: Run,
     model: nn.Module,
     step: Callable[..., dict[str, Tensor]],
-    sample: Callable[[int], Any],
+    samples: Samples,
 ) -> bool:
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
@@ -112,7 +112,7 @@ def _fits(
         reserved = torch.empty(
             4 * trained if run.device.type == "cuda" else 0, dtype=torch.uint8, device=run.device
         )
-        _forward(size, run, model, step, sample)
+        _forward(size, run, model, step, samples)
         return True
     except torch.OutOfMemoryError:
         return False
@@ -125,9 +125,7 @@ def _fits(
             torch.cuda.empty_cache()
 
 
-def _cpu_fit(
-    run: Run, model: nn.Module, step: Callable[..., dict[str, Tensor]], sample: Callable[[int], Any]
-) -> int:
+def _cpu_fit(run: Run, model: nn.Module, step: Callable[..., dict[str, Tensor]], samples: Samples) -> int:
     """How many images' activations fit in `CPU_SHARE` of the free memory, from counting those of two."""
     import psutil
 
@@ -138,7 +136,7 @@ def _cpu_fit(
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        if not _fits(2, run, model, step, sample):
+        if not _fits(2, run, model, step, samples):
             return 1
     own = sum(param.untyped_storage().nbytes() for param in model.parameters())
     per_image = max(sum(held.values()) - own, 1) / 2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, overload
 
 import torch
@@ -26,20 +27,20 @@ def parameter_groups(model: nn.Module, optim: OptimSettings) -> list[ParamGroup]
     """Group the trainable parameters of `model` by weight decay and learning-rate scale.
 
     Biases, one-dimensional parameters (norm gains, LayerScale) and the names in `model.no_weight_decay()`
-    are not decayed, as in the MAE recipes. With `layer_decay` the scale of layer i of n+1 is
-    ``layer_decay ** (n - i)`` (Clark et al., arXiv:2003.10555, as used by BEiT and MAE), where
+    (positions, class token) are not decayed, as in the MAE recipes, unless `decay_biases`, `decay_norms` or
+    `decay_positions` asks for it, as detectron2's ViTDet does. With `layer_decay` the scale of layer i of n+1
+    is ``layer_decay ** (n - i)`` (Clark et al., arXiv:2003.10555, as used by BEiT and MAE), where
     `model.layer_names()` gives the layers in depth order: embeddings, blocks, and last the head.
 
     Raises:
         MaeBenchError: `layer_decay` is set and the model does not name its layers, or leaves out a parameter.
     """
     trainable = {name: param for name, param in model.named_parameters() if param.requires_grad}
-    exempt = set(getattr(model, "no_weight_decay", set)())
+    decayed = _decayed(model, optim, trainable)
     scales = _layer_scales(model, optim.layer_decay, trainable)
     groups: dict[tuple[float, float], ParamGroup] = {}
     for name, param in trainable.items():
-        undecayed = param.ndim <= 1 or name.endswith(".bias") or name in exempt
-        decay = 0.0 if undecayed else optim.weight_decay
+        decay = optim.weight_decay if name in decayed else 0.0
         key = (scales[name], decay)
         group = groups.setdefault(
             key, {"params": [], "names": [], "weight_decay": decay, "lr_scale": scales[name]}
@@ -47,6 +48,31 @@ def parameter_groups(model: nn.Module, optim: OptimSettings) -> list[ParamGroup]
         group["params"].append(param)
         group["names"].append(name)
     return list(groups.values())
+
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+
+
+def _decayed(model: nn.Module, optim: OptimSettings, trainable: Mapping[str, nn.Parameter]) -> set[str]:
+    """Names of the parameters that weight decay applies to."""
+    positions = set(getattr(model, "no_weight_decay", set)())
+    in_norms = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if isinstance(module, _NORMS)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+
+    def applies(name: str, param: nn.Parameter) -> bool:
+        if name in positions:
+            return optim.decay_positions
+        if name in in_norms:
+            return optim.decay_norms
+        if name.rpartition(".")[2] == "bias":
+            return optim.decay_biases
+        return param.ndim > 1 or optim.decay_norms
+
+    return {name for name, param in trainable.items() if applies(name, param)}
 
 
 def _layer_scales(model: nn.Module, layer_decay: float | None, names: Iterable[str]) -> dict[str, float]:
@@ -74,18 +100,51 @@ def lr_at(
     peak: float,
     min_lr: float = 0.0,
     warmup_steps: float = 0.0,
-    schedule: Literal["cosine", "constant"] = "cosine",
+    warmup_factor: float = 0.0,
+    schedule: Literal["cosine", "constant", "multistep", "poly"] = "cosine",
+    milestones: Sequence[int] = (),
+    gamma: float = 0.1,
+    power: float = 1.0,
 ) -> float:
-    """Learning rate of the (0-based) `step`: linear warm-up from 0, then half a cosine to `min_lr`.
+    """Learning rate of the (0-based) `step`: linear warm-up, then the schedule over the steps left.
 
-    `warmup_steps` may be fractional (a number of epochs times steps per epoch).
+    ``cosine``: half a cosine to `min_lr`. ``multistep``: times `gamma` from each of `milestones` on
+    (detectron2's WarmupParamScheduler over MultiStepParamScheduler). ``poly``: (1 - progress) ** `power` down
+    to `min_lr`, as mmengine's LinearLR and PolyLR count: warm-up and decay are complete on the last of their
+    steps, not on the one after it.
+
+    `warmup_steps` may be fractional (a number of epochs times steps per epoch). Warm-up starts from
+    `warmup_factor` of the peak.
     """
+    last_counts = 1 if schedule == "poly" else 0
     if step < warmup_steps:
-        return peak * step / warmup_steps
+        done = min(step / max(warmup_steps - last_counts, 1e-12), 1.0)
+        return peak * (warmup_factor + (1 - warmup_factor) * done)
     if schedule == "constant":
         return peak
-    progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1e-12)
-    return min_lr + (peak - min_lr) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+    if schedule == "multistep":
+        return peak * gamma ** bisect.bisect_right(milestones, step)
+    progress = min((step - warmup_steps) / max(total_steps - warmup_steps - last_counts, 1e-12), 1.0)
+    left = (1.0 - progress) ** power if schedule == "poly" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return min_lr + (peak - min_lr) * left
+
+
+def scheduled_lr(
+    optim: OptimSettings, step: int, total_steps: int, *, peak: float, warmup_steps: float
+) -> float:
+    """`lr_at` with the schedule of a recipe; peak and warm-up depend on batch and epochs (see `Plan`)."""
+    return lr_at(
+        step,
+        total_steps,
+        peak=peak,
+        min_lr=optim.min_lr,
+        warmup_steps=warmup_steps,
+        warmup_factor=optim.warmup_factor,
+        schedule=optim.schedule,
+        milestones=optim.milestones,
+        gamma=optim.gamma,
+        power=optim.power,
+    )
 
 
 class LARS(torch.optim.Optimizer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mae_bench import data
-from mae_bench.settings import TrainedConfig
+from mae_bench.settings import FitConfig
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Plan:
     warmup_steps: float
 
     @classmethod
-    def of(cls, config: TrainedConfig, images: int, micro_batch: int, world: int) -> Plan:
+    def of(cls, config: FitConfig, images: int, micro_batch: int, world: int) -> Plan:
         """The plan of a recipe for a training set of `images` on `world` processes."""
         per_epoch = data.steps_per_epoch(images, config.train.batch)
         if config.train.steps is not None:
@@ -43,7 +43,7 @@ class Plan:
         )
 
 
-def peak_lr(config: TrainedConfig) -> float:
+def peak_lr(config: FitConfig) -> float:
     """The rate after warm-up: `lr`, or `blr` scaled linearly with the batch (arXiv:1706.02677)."""
     if config.optim.lr is not None:
         return config.optim.lr

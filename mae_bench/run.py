@@ -170,6 +170,16 @@ class Run:
         dist.all_gather(parts, padded)
         return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
 
+    def share(self, values: Any) -> Any:
+        """What the main process holds, on every process; plain values only."""
+        import torch.distributed as dist
+
+        if self.world == 1:
+            return values
+        held = [values]
+        dist.broadcast_object_list(held, src=0, device=self.device)
+        return held[0]
+
     # ------------------------------------------------------------ backbone
 
     def backbone(self, **options: Any) -> Backbone:
@@ -267,7 +277,9 @@ class Run:
         """Write `result.json`: from now on the run is finished."""
         from mae_bench.results import Result, write_result
 
-        missing = [name for name in self.adapter.metrics if name not in metrics]
+        missing = [
+            name for name, known in self.adapter.metrics.items() if not known.optional and name not in metrics
+        ]
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         if missing or bad:
             raise MaeBenchError(

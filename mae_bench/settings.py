@@ -88,11 +88,22 @@ class EvalTransform(Settings):
     resize: Count | None = 256
 
 
-class DataSettings(Settings):
-    """An image-classification dataset and how its images are read."""
+class DatasetSettings(Settings):
+    """What every dataset has, whatever its labels are."""
 
     name: str
     """Identity of the dataset in results and tables, for example ``imagenet-1k``."""
+    max_bad_images: Annotated[int, Field(ge=0)] = 0
+    """Unreadable images allowed (replaced by a neighbour and listed); one more stops the run."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field("auto", json_schema_extra=HANDLING)
+    """Loader processes per training process."""
+    image_size: Annotated[list[Count], Field(min_length=2, max_length=2)] = [224, 224]
+    """Height and width that the model sees."""
+
+
+class DataSettings(DatasetSettings):
+    """An image-classification dataset and how its images are read."""
+
     source: Literal["folder", "tar", "hf", "webdataset"] = Field("folder", json_schema_extra=RUNTIME)
     """`folder`: class folders (or a flat folder with a label file); `tar`: tar files of the same layout;
     `hf`: a Hugging Face dataset; `webdataset`: local shards."""
@@ -110,15 +121,9 @@ class DataSettings(Settings):
     """`hf`: the column that holds the labels; `webdataset`: the entry of KEY.json, without KEY.cls."""
     classes: Count | None = None
     """How many classes there must be; null: whatever is found."""
-    image_size: Annotated[list[Count], Field(min_length=2, max_length=2)] = [224, 224]
-    """Height and width that the model sees."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     augment: AugmentSettings = AugmentSettings()
     evaluation: EvalTransform = EvalTransform()
-    max_bad_images: Annotated[int, Field(ge=0)] = 0
-    """Unreadable images allowed (replaced by a neighbour and listed); one more stops the run."""
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field("auto", json_schema_extra=HANDLING)
-    """Loader processes per training process."""
     cache: Literal["none", "memory"] = Field("none", json_schema_extra=HANDLING)
     """`memory`: keep the decoded uint8 images, for sets that fit."""
 
@@ -138,9 +143,22 @@ class OptimSettings(Settings):
     weight_decay: NonNegative = 0.05
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     """Learning rate of layer i is scaled by layer_decay ** (depth + 1 - i); null: no scaling."""
-    schedule: Literal["cosine", "constant"] = "cosine"
+    decay_biases: bool = False
+    """Decay biases too, as detectron2 does; norms and LayerScale have no bias in this sense."""
+    decay_norms: bool = False
+    """Decay gain and bias of norms, and LayerScale."""
+    decay_positions: bool = False
+    """Decay position embeddings, class token and registers."""
+    schedule: Literal["cosine", "constant", "multistep", "poly"] = "cosine"
+    milestones: list[Count] = []
+    """`multistep`: the steps at which the rate is multiplied by `gamma`."""
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    power: Positive = 1.0
+    """`poly`: the rate falls as (1 - progress) ** power."""
     warmup_epochs: NonNegative | None = None
-    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    warmup_steps: NonNegative | None = None
+    warmup_factor: Fraction = 0.0
+    """Share of the rate at which the linear warm-up begins."""
     min_lr: NonNegative = 0.0
 
     @model_validator(mode="after")
@@ -148,6 +166,10 @@ class OptimSettings(Settings):
         _exactly_one(self, "lr", "blr")
         if self.warmup_epochs is not None and self.warmup_steps is not None:
             raise ValueError("give warmup_epochs or warmup_steps, not both (null takes one away)")
+        if bool(self.milestones) != (self.schedule == "multistep"):
+            raise ValueError("milestones and schedule=multistep belong together")
+        if sorted(set(self.milestones)) != self.milestones:
+            raise ValueError(f"milestones must ascend, not {self.milestones}")
         return self
 
 
@@ -187,6 +209,15 @@ class WandbSettings(Settings):
     mode: Literal["online", "offline"] = "offline"
 
 
+class PublishedArch(Settings):
+    """The backbone that a recipe's values were published for."""
+
+    name: str
+    """As a person says it, for example ``ViT-B``."""
+    width: Count
+    depth: Count
+
+
 class Expected(Settings):
     """What the recipe should give, and who says so."""
 
@@ -217,12 +248,18 @@ class TaskConfig(Settings):
     wandb: WandbSettings | None = Field(None, json_schema_extra=HANDLING)
 
 
-class TrainedConfig(TaskConfig):
-    """Settings of a task that `mae_bench.train.fit` trains."""
+class FitConfig(TaskConfig):
+    """Settings of a task that `mae_bench.train.fit` trains; a task narrows `data` to its kind of dataset."""
 
-    data: DataSettings
+    data: DatasetSettings
     train: TrainSettings
     optim: OptimSettings
+
+
+class TrainedConfig(FitConfig):
+    """Settings of a task that is trained on images with a class each."""
+
+    data: DataSettings
 
 
 def _exactly_one(model: BaseModel, first: str, second: str) -> None:

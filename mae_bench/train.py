@@ -29,14 +29,14 @@ from mae_bench.errors import MaeBenchError
 from mae_bench.files import write_atomic
 from mae_bench.microbatch import choose_micro_batch
 from mae_bench.plan import Plan
-from mae_bench.settings import TrainedConfig
+from mae_bench.settings import FitConfig
 from mae_bench.stopping import InterruptedRunError, Stopper
 
 if TYPE_CHECKING:
     from mae_bench.adapter import TrainedAdapter
     from mae_bench.run import Run
 
-T = TypeVar("T", bound=TrainedConfig)
+T = TypeVar("T", bound=FitConfig)
 
 
 def seed_everything(*parts: int) -> None:
@@ -88,7 +88,8 @@ class _Fit:
             keep_freed_memory()
         self.train_set = adapter.train_set(run)
         saved = checkpoints.load_newest(self.folder, run.device)
-        micro = saved["micro_batch"] if saved and saved["world"] == run.world else self._micro_batch()
+        as_before = saved and saved["world"] == run.world and self.config.train.micro_batch == "auto"
+        micro = saved["micro_batch"] if saved and as_before else self._micro_batch()
         self.plan = Plan.of(self.config, len(self.train_set), micro, run.world)
         self.optimizer = optim.build_optimizer(adapter.groups(self.model), self.config.optim)
         self.scaler = torch.amp.GradScaler(run.device.type, enabled=run.precision == "fp16")
@@ -113,7 +114,7 @@ class _Fit:
             run=self.run,
             model=self.model,
             step=self.adapter.step,
-            sample=lambda index: self.train_set[(0, index % len(self.train_set))],
+            samples=self.train_set,
         )
 
     def _wrap(self) -> nn.Module:
@@ -201,7 +202,10 @@ class _Fit:
                     break
                 if fresh and evaluate_every and self.at.step % max(evaluate_every, 1) == 0:
                     self._evaluate()
-                loss, stop = self._step(batches)
+                try:
+                    loss, stop = self._step(batches)
+                except torch.OutOfMemoryError as error:
+                    raise self._out_of_memory() from error
                 work.note(f"loss {loss:.4f}")
                 work.advance()
                 self._log(loss, work.rate * plan.batch)
@@ -216,13 +220,8 @@ class _Fit:
     def _step(self, batches: Iterator[dict[str, Any]]) -> tuple[float, int]:
         """One optimiser step over its micro-batches; returns the mean loss of all and a signal or 0."""
         step, plan, run = self.at.step, self.plan, self.run
-        lr = optim.lr_at(
-            step,
-            plan.total_steps,
-            peak=plan.peak_lr,
-            min_lr=self.config.optim.min_lr,
-            warmup_steps=plan.warmup_steps,
-            schedule=self.config.optim.schedule,
+        lr = optim.scheduled_lr(
+            self.config.optim, step, plan.total_steps, peak=plan.peak_lr, warmup_steps=plan.warmup_steps
         )
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
@@ -351,6 +350,22 @@ class _Fit:
             f"stopped by {name} at step {self.at.step:,} of {self.plan.total_steps:,}; everything is saved "
             f"in {self.run.folder}. To go on, give the same command again, or: {resume_command(self.run)}",
             status=128 + stop,
+        )
+
+    def _out_of_memory(self) -> MaeBenchError:
+        """What to say, and to save, when a step met more than the trial before the first one showed."""
+        if self.run.world == 1 and self.at.step:
+            self.save()
+        smaller = self.plan.micro_batch // 2
+        advice = (
+            f"Give the same command with a train.micro_batch that divides {self.plan.batch} and is at most "
+            f"{smaller}"
+            if smaller
+            else "Not even one image fits: take a smaller backbone or image, or more memory"
+        )
+        return MaeBenchError(
+            f"memory ran out at step {self.at.step:,} with micro-batches of {self.plan.micro_batch}. "
+            f"{self._last_good()} {advice}."
         )
 
     def _not_finite(self, losses: Tensor, indices: list[Tensor]) -> NoReturn:

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from downstream.classification.frozen import FeatureDataset
 from downstream.classification.linear import Linear
 from downstream.classification.partial import Partial
-from downstream.classification.settings import other_size
 from mae_bench import api
 from mae_bench.errors import MaeBenchError
+from mae_bench.published import other_size
 from mae_bench.recipe import resolve
 from mae_bench.results import Result, read_result
 from mae_bench.train import fit

@@ -60,7 +60,7 @@ def test_numbers_are_what_they_look_like() -> None:
         ("optim.blr=0", "optim.blr: should be more than 0, not 0 (override)"),
         ("optim.blr=.inf", "optim.blr: should be a finite number, not Infinity (override)"),
         ("optim.warmpu_epochs=1", "optim.warmpu_epochs: unknown key (override); "
-         "did you mean 'warmup_epochs' or 'warmup_steps'?"),
+         "did you mean 'warmup_epochs' or 'warmup_steps' or 'warmup_factor'?"),
         ("ema=0.9", "ema: unknown key (override); did you mean 'train.ema'?"),
         ("optim.name=adam", "optim.name: should be 'adamw', 'sgd' or 'lars', not \"adam\" (override)"),
         ("optim=adamw", 'optim: should be a mapping of keys, not "adamw" (override)'),

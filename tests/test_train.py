@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mae_bench import checkpoints
 from mae_bench.averaging import Average
@@ -114,6 +116,27 @@ def test_auto_micro_batch_gives_up_at_none(tmp_path: Path) -> None:
     adapter.memory = 0
     with pytest.raises(MaeBenchError, match="not even one image fits"):
         train(tmp_path, adapter)
+
+
+def test_memory_that_runs_out_later_loses_no_step(tmp_path: Path) -> None:
+    """A step may need more than the trial did, as where images hold more objects."""
+
+    class Later(Toy):
+        def step(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+            self.memory = 4 if self.calls >= 6 else None
+            return super().step(model, batch)
+
+    with pytest.raises(MaeBenchError) as caught:
+        train(tmp_path, Later(toy_config(train__micro_batch=8, train__save_every_steps=100)))
+    assert "memory ran out at step 6 with micro-batches of 8. The last good checkpoint is" in str(
+        caught.value
+    )
+    assert "Give the same command with a train.micro_batch that divides 8 and is at most 4." in str(
+        caught.value
+    )
+    run = train(tmp_path, Later(toy_config(train__micro_batch=4, train__save_every_steps=100)))
+    steps = [json.loads(line)["step"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [*range(1, 13), 12]
 
 
 def test_micro_batch_must_divide(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from downstream.classification.settings import MixSettings, PoolingSettings, notice_other_size
+from downstream.classification.settings import MixSettings, PoolingSettings
 from mae_bench.adapter import Batch, Metric, TrainedAdapter
+from mae_bench.published import notice_other_size
 from mae_bench.settings import Fraction, TrainedConfig
 
 if TYPE_CHECKING:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from downstream.classification.classifier import check_pooling
-from downstream.classification.settings import PoolingSettings, other_size
+from downstream.classification.settings import PoolingSettings
 from downstream.classification.splits import Splits
 from mae_bench.backbones import Backbone
 from mae_bench.errors import MaeBenchError
+from mae_bench.published import other_size
 from mae_bench.run import Run
 from mae_bench.settings import DataSettings
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from downstream.classification.settings import PoolingSettings, notice_other_size
+from downstream.classification.settings import PoolingSettings
 from mae_bench.adapter import Adapter, Metric
+from mae_bench.published import notice_other_size
 from mae_bench.settings import Count, DataSettings, Positive, TaskConfig
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 
 from pydantic import Field, model_validator
 
-from downstream.classification.settings import PoolingSettings, notice_other_size
+from downstream.classification.settings import PoolingSettings
 from mae_bench.adapter import Batch, Metric, TrainedAdapter
 from mae_bench.errors import MaeBenchError
+from mae_bench.published import notice_other_size
 from mae_bench.settings import Count, Positive, TrainedConfig
 
 if TYPE_CHECKING:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 
 from mae_bench.augment import eval_transform
-from mae_bench.data import ImageDataset, train_dataset, val_dataset
+from mae_bench.data import ImageDataset, joint_fingerprint, train_dataset, val_dataset
 from mae_bench.run import Run
 from mae_bench.settings import DataSettings
 
@@ -47,11 +46,10 @@ class Splits:
 
     def record(self) -> None:
         """Put the identity of both splits into the result."""
-        both = f"{self.train.fingerprint()} {self.val.fingerprint()}"
         self._run.record(
             dataset={
                 "name": self._data.name,
-                "fingerprint": hashlib.sha256(both.encode()).hexdigest(),
+                "fingerprint": joint_fingerprint(self.train, self.val),
                 "val_images": len(self.val),
                 "classes": self.classes,
             }

@@ -1,4 +1,4 @@
-"""Image-classification data, from files to batches.
+"""Data, from files to batches; image classification here, other tasks derive from `Samples`.
 
 `sources`, `readers` and `archives` list and read containers, `tars` reads tar files at random, `classes`
 settles which classes there are, `decoding` makes tensors of files, `dataset` puts it together, `memory` keeps
@@ -6,8 +6,8 @@ decoded images, `loaders` makes batches. Everything random is a function of (see
 `mae_bench.keys`.
 """
 
-from mae_bench.data.dataset import ImageDataset, holdout, train_dataset, val_dataset
-from mae_bench.data.decoding import decode
+from mae_bench.data.dataset import ImageDataset, Named, Samples, holdout, numbers, train_dataset, val_dataset
+from mae_bench.data.decoding import UnreadableImageError, decode
 from mae_bench.data.loaders import (
     evaluation_batches,
     loader_processes,
@@ -15,18 +15,23 @@ from mae_bench.data.loaders import (
     to_device,
     training_batches,
 )
-from mae_bench.data.sources import Source, open_source
+from mae_bench.data.sources import Source, joint_fingerprint, open_source
 from mae_bench.keys import Draws, key_of
 
 __all__ = [
     "Draws",
     "ImageDataset",
+    "Named",
+    "Samples",
     "Source",
+    "UnreadableImageError",
     "decode",
     "evaluation_batches",
     "holdout",
+    "joint_fingerprint",
     "key_of",
     "loader_processes",
+    "numbers",
     "open_source",
     "steps_per_epoch",
     "to_device",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,32 +26,61 @@ from mae_bench.settings import DataSettings
 TINY_PIXELS = 96 * 96
 
 
-class ImageDataset(Dataset[dict[str, Any]]):
-    """Images with labels, transformed.
+class Named(Protocol):
+    """What is known of a sequence of samples without reading one."""
 
-    ``dataset[i]`` or ``dataset[(epoch, i)]`` is a dict of ``image`` (uint8 ``(C, H, W)``), ``label``, ``key``
-    (see `mae_bench.keys`) and ``index`` (i). What is random about it depends on seed, epoch and i alone.
+    classes: list[str]
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """The sample as named in messages: its path."""
+
+    def fingerprint(self) -> str:
+        """Digest of names, labels and class list."""
+
+
+class Samples(Dataset[dict[str, Any]], ABC):
+    """Images with what is known about them, whatever that is: the base of every dataset that is trained on.
+
+    ``samples[i]`` or ``samples[(epoch, i)]`` is a dict of what `sample` gives, ``key`` (see `mae_bench.keys`)
+    and ``index`` (i). What is random about it depends on seed, epoch and i alone.
 
     An image that cannot be read is replaced, label and all, by the next one that can be, in the order of the
     source. `bad` remembers which were; once there are more than `max_bad_images` a MaeBenchError names them.
     Each training process counts those that it met.
 
     Args:
-        source: anything with the members of `mae_bench.data.sources.Source`.
-        transform: (uint8 ``(C, H, W)``, key) -> uint8 ``(C, h, w)``.
+        source: names, classes and digest of the samples.
         seed: the run's seed.
         max_bad_images: how many unreadable images are put up with.
     """
 
-    def __init__(
-        self, source: Source, transform: Transform, *, seed: int = 0, max_bad_images: int = 0
-    ) -> None:
+    source: Named
+
+    def __init__(self, source: Named, *, seed: int = 0, max_bad_images: int = 0) -> None:
         self.source = source
-        self.transform = transform
         self.seed = seed
         self.max_bad_images = max_bad_images
         self.bad: dict[int, str] = {}
         """Index of each unreadable image met so far -> the reason."""
+
+    @abstractmethod
+    def sample(self, index: int, key: int) -> dict[str, Any]:
+        """What is known of image `index`, read and transformed; what is random in it follows from `key`.
+
+        Raises:
+            UnreadableImageError, OSError: the image cannot be read; a neighbour may stand in for it.
+            MaeBenchError: anything that no neighbour mends.
+        """
+
+    @abstractmethod
+    def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Samples (`sample` with ``key`` and ``index``) as one batch; ``key`` and ``index`` int64 ``(B,)``.
+
+        Raises:
+            MaeBenchError: they do not fit together.
+        """
 
     def __len__(self) -> int:
         return len(self.source)
@@ -76,17 +106,11 @@ class ImageDataset(Dataset[dict[str, Any]]):
         for step in range(len(self)):
             chosen = (index + step) % len(self)
             try:
-                image = decode(self.source.read(chosen))
+                return {**self.sample(chosen, key), "key": key, "index": index}, bad
             except (UnreadableImageError, OSError) as error:
                 bad[chosen] = str(error)
                 if len(bad) > self.max_bad_images:
                     break
-                continue
-            try:
-                image = self.transform(image, key)
-            except MaeBenchError as error:
-                raise MaeBenchError(f"{self.source.name(chosen)}: {error}") from None
-            return {"image": image, "label": self.source.label(chosen), "key": key, "index": index}, bad
         raise self._too_many(bad)
 
     def note_bad(self, bad: dict[int, str]) -> None:
@@ -114,10 +138,70 @@ class ImageDataset(Dataset[dict[str, Any]]):
             + "\n  ".join(listed[:20])
         )
 
+    def prepare(self, indices: NDArray[np.int64]) -> None:
+        """Called with all indices that are going to be read, before loader processes start."""
+        return None
+
+    def is_cheap(self) -> bool:
+        """Whether a sample costs no more to make than to hand over to another process."""
+        return False
+
+
+def numbers(samples: Sequence[dict[str, Any]], *names: str) -> dict[str, Tensor]:
+    """Whole numbers of every sample as int64 ``(B,)``, under their names."""
+    return {name: torch.tensor([sample[name] for sample in samples], dtype=torch.int64) for name in names}
+
+
+class ImageDataset(Samples):
+    """Images with labels, transformed: ``image`` (uint8 ``(C, H, W)``) and ``label``.
+
+    Args:
+        source: anything with the members of `mae_bench.data.sources.Source`.
+        transform: (uint8 ``(C, H, W)``, key) -> uint8 ``(C, h, w)``.
+        seed: the run's seed.
+        max_bad_images: how many unreadable images are put up with.
+    """
+
+    source: Source
+
+    def __init__(
+        self, source: Source, transform: Transform, *, seed: int = 0, max_bad_images: int = 0
+    ) -> None:
+        super().__init__(source, seed=seed, max_bad_images=max_bad_images)
+        self.transform = transform
+
+    def sample(self, index: int, key: int) -> dict[str, Any]:
+        """The transformed image and its label."""
+        image = decode(self.source.read(index))
+        try:
+            image = self.transform(image, key)
+        except MaeBenchError as error:
+            raise MaeBenchError(f"{self.source.name(index)}: {error}") from None
+        return {"image": image, "label": self.source.label(index)}
+
+    def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """``image`` uint8 ``(B, C, H, W)``, and ``label``, ``key``, ``index`` int64 ``(B,)``.
+
+        Raises:
+            MaeBenchError: images of different shapes, naming two.
+        """
+        first = samples[0]
+        for sample in samples:
+            if sample["image"].shape != first["image"].shape:
+                shapes = [
+                    f"{self.source.name(one['index'])} {tuple(one['image'].shape)}" for one in (first, sample)
+                ]
+                raise MaeBenchError(
+                    f"images of a batch must have one shape after the transform: {', '.join(shapes)}"
+                )
+        # Images come with pixels or with planes innermost; batches always with planes.
+        images = torch.stack([sample["image"] for sample in samples]).contiguous()
+        return {"image": images, **numbers(samples, "label", "key", "index")}
+
     # ------------------------------------------------------------ for the loaders
 
     def prepare(self, indices: NDArray[np.int64]) -> None:
-        """Called with all indices that are going to be read, before loader processes start."""
+        """Hold the images in memory, where the source remembers them."""
         hold(self.source, indices)
 
     def is_cheap(self) -> bool:

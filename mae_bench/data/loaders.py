@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mae_bench.data.dataset import ImageDataset
+from mae_bench.data.dataset import Samples
 from mae_bench.errors import MaeBenchError
 from mae_bench.keys import permutation
 
-Batches = Generator[dict[str, Tensor], None, None]
+Batches = Generator[dict[str, Any], None, None]
 
 MOST_WORKERS = 16
 
@@ -39,7 +39,7 @@ def steps_per_epoch(images: int, batch: int) -> int:
 
 
 def training_batches(
-    dataset: ImageDataset,
+    dataset: Samples,
     *,
     batch: int,
     micro_batch: int,
@@ -65,8 +65,7 @@ def training_batches(
         seed: decides the order.
 
     Yields:
-        ``image`` uint8 ``(b, C, H, W)``, and ``label``, ``key``, ``index`` int64 ``(b,)``. Close the
-        generator to end the loader processes.
+        What ``dataset.collate`` makes of the samples. Close the generator to end the loader processes.
 
     Raises:
         MaeBenchError: sizes that do not divide, too few images, or (while iterating) unreadable images.
@@ -81,7 +80,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    dataset: ImageDataset,
+    dataset: Samples,
     *,
     batch: int,
     rank: int = 0,
@@ -107,7 +106,7 @@ def evaluation_batches(
     return _load(dataset, parts, own, min(loader_processes(workers, dataset, world), len(parts)))
 
 
-def loader_processes(workers: int | Literal["auto"], dataset: ImageDataset, world: int = 1) -> int:
+def loader_processes(workers: int | Literal["auto"], dataset: Samples, world: int = 1) -> int:
     """How many loader processes a training process gets; 0 means that it reads the images itself.
 
     A number is taken as it is. `auto` divides the cores that this process may use by the training processes
@@ -161,7 +160,7 @@ class _Batcher(Dataset[dict[str, Any]]):
     torch would raise a loader process's exception in the parent with its traceback pasted into the message.
     """
 
-    def __init__(self, dataset: ImageDataset) -> None:
+    def __init__(self, dataset: Samples) -> None:
         self.dataset = dataset
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -176,28 +175,9 @@ class _Batcher(Dataset[dict[str, Any]]):
                 sample, passed_over = self.dataset.fetch(epoch, index)
                 samples.append(sample)
                 bad |= passed_over
-            images = self._stack(samples)
+            return {**self.dataset.collate(samples), "bad": bad}
         except MaeBenchError as error:
             return {"error": str(error)}
-        numbers = {
-            name: torch.tensor([sample[name] for sample in samples], dtype=torch.int64)
-            for name in ("label", "key", "index")
-        }
-        return {"image": images, **numbers, "bad": bad}
-
-    def _stack(self, samples: list[dict[str, Any]]) -> Tensor:
-        first = samples[0]
-        for sample in samples:
-            if sample["image"].shape != first["image"].shape:
-                shapes = [
-                    f"{self.dataset.source.name(one['index'])} {tuple(one['image'].shape)}"
-                    for one in (first, sample)
-                ]
-                raise MaeBenchError(
-                    f"images of a batch must have one shape after the transform: {', '.join(shapes)}"
-                )
-        # Images come with pixels or with planes innermost; batches always with planes.
-        return torch.stack([sample["image"] for sample in samples]).contiguous()
 
 
 def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
@@ -205,7 +185,7 @@ def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(
-    dataset: ImageDataset, order: Sampler[Part] | list[Part], needed: NDArray[np.int64], workers: int
+    dataset: Samples, order: Sampler[Part] | list[Part], needed: NDArray[np.int64], workers: int
 ) -> Batches:
     """Check and prepare now; the generator that comes back starts the loader processes when first asked."""
     dataset.prepare(needed)
@@ -235,7 +215,7 @@ def _close_all() -> None:
         batches.close()
 
 
-def _batches(loader: DataLoader[dict[str, Any]], dataset: ImageDataset) -> Batches:
+def _batches(loader: DataLoader[dict[str, Any]], dataset: Samples) -> Batches:
     with _clear_errors():
         with warnings.catch_warnings():
             # Python 3.12 warns of forking beside threads. Loader processes use none of the parent's.
@@ -280,8 +260,15 @@ def _end_next_time(number: int, frame: object) -> None:
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """The batch with its tensors on `device`."""
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for key, value in batch.items()
-    }
+    """The batch with its tensors on `device`, those in lists and mappings too."""
+    return {key: _moved(value, device) for key, value in batch.items()}
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return to_device(value, device)
+    if isinstance(value, list):
+        return [_moved(item, device) for item in value]
+    return value

@@ -49,6 +49,13 @@ class Source(Protocol):
         """Digest of the class list and of (name, label) of every image in order; pixels are not read."""
 
 
+class Fingerprinted(Protocol):
+    """Anything that has a fingerprint."""
+
+    def fingerprint(self) -> str:
+        """Digest of what it holds."""
+
+
 class ListedSource:
     """A source over a listing and a reader."""
 
@@ -92,6 +99,11 @@ def fingerprint_of(classes: Sequence[str], samples: Iterable[tuple[str, int]]) -
     for name, label in samples:
         digest.update(b"\n%d " % label + os.fsencode(name))
     return digest.hexdigest()
+
+
+def joint_fingerprint(train: Fingerprinted, val: Fingerprinted) -> str:
+    """SHA-256 of the fingerprints of two splits: the identity of a dataset in results."""
+    return hashlib.sha256(f"{train.fingerprint()} {val.fingerprint()}".encode()).hexdigest()
 
 
 class SubsetSource:
