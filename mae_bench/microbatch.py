@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mae_bench import data, screen
+from mae_bench import data, norms, screen
 from mae_bench.data import Samples
 from mae_bench.errors import MaeBenchError
 
@@ -112,7 +112,8 @@ def _fits(
         reserved = torch.empty(
             4 * trained if run.device.type == "cuda" else 0, dtype=torch.uint8, device=run.device
         )
-        _forward(size, run, model, step, samples)
+        with norms.apart(model):  # processes try by themselves, each in its own time
+            _forward(size, run, model, step, samples)
         return True
     except torch.OutOfMemoryError:
         return False
