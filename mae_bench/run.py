@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from mae_bench import recipe, screen, settings
 from mae_bench.errors import MaeBenchError
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mae_bench.adapter import Adapter
-    from mae_bench.backbones import Backbone
+    from mae_bench.backbones import Backbone, HierarchicalBackbone
     from mae_bench.results import Result
 
 
@@ -182,10 +182,17 @@ class Run:
 
     # ------------------------------------------------------------ backbone
 
-    def backbone(self, **options: Any) -> Backbone:
+    @overload
+    def backbone(self, *, hierarchical: Literal[False] = False, **options: Any) -> Backbone: ...
+
+    @overload
+    def backbone(self, *, hierarchical: bool, **options: Any) -> Backbone | HierarchicalBackbone: ...
+
+    def backbone(self, *, hierarchical: bool = False, **options: Any) -> Backbone | HierarchicalBackbone:
         """Load the configured backbone, write `load_report.json`, record its origin.
 
         Args:
+            hierarchical: whether the task takes hierarchical backbones too.
             options: passed to `mae_bench.backbones.load_backbone` (`image_size`, `drop_path`, ...).
 
         Raises:
@@ -200,7 +207,7 @@ class Run:
             )
         if self.config.backbone.startswith("random:"):
             options.setdefault("seed", self.config.seed)
-        backbone = load_backbone(self.config.backbone, **options)
+        backbone = load_backbone(self.config.backbone, hierarchical=hierarchical, **options)
         self._same_weights_as_before(backbone.digest)
         if self.is_main and backbone.report is not None:
             backbone.report.save(self.folder / "load_report.json")
@@ -211,7 +218,7 @@ class Run:
             "params": sum(param.numel() for param in backbone.parameters()),
             "width": backbone.width,
             "depth": backbone.depth,
-            "patch_size": list(backbone.patch_size),
+            "patch_size": None if backbone.hierarchical else list(backbone.patch_size),
             "pretraining": backbone.pretraining,
         }
         self.record(backbone=facts)
@@ -272,6 +279,10 @@ class Run:
                 f"results have no field {sorted(unknown)}; facts of a task go into details={{...}}"
             )
         _merge(self._facts, facts)
+
+    def fact(self, name: str) -> Any:
+        """What `record` was told under `name`."""
+        return self._facts[name]
 
     def finish(self, metrics: Mapping[str, float]) -> Result:
         """Write `result.json`: from now on the run is finished."""
@@ -419,8 +430,12 @@ class Run:
 
     def leave_no_litter(self) -> None:
         """Remove the folder of a run that failed before it had done anything (bad data or weights, say)."""
-        nothing_won = {"config.yaml", "load_report.json", ".lock"}
-        if self._lock is not None and {path.name for path in self.folder.iterdir()} <= nothing_won:
+        won = {
+            path.name
+            for path in self.folder.iterdir()
+            if path.name not in ("config.yaml", ".lock") and not path.name.endswith("_report.json")
+        }
+        if self._lock is not None and not won:
             shutil.rmtree(self.folder)
 
     def close(self) -> None:
@@ -455,7 +470,7 @@ def _cpu_name() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    names = ["mae-bench", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow"]
+    names = ["mae-bench", "torch", "torchvision", "timm", "accelerate", "faster-coco-eval", "numpy", "pillow"]
     found = {"python": platform.python_version()}
     for name in names:
         found[name] = metadata.version(name)

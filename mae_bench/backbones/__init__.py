@@ -11,11 +11,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mae_bench.backbones.dense import DenseViT, quarters
+    from mae_bench.backbones.hierarchical import HierarchicalBackbone
     from mae_bench.backbones.loading import Request, load_backbone
     from mae_bench.backbones.report import LoadReport
     from mae_bench.backbones.surface import Backbone
 
-__all__ = ["SOURCES", "Backbone", "LoadReport", "Request", "load_backbone"]
+__all__ = [
+    "SOURCES",
+    "Backbone",
+    "DenseViT",
+    "HierarchicalBackbone",
+    "LoadReport",
+    "Request",
+    "load_backbone",
+    "quarters",
+]
 
 SOURCES = {
     "timm": "mae_bench.backbones.sources:from_timm",
@@ -27,9 +38,12 @@ SOURCES = {
 
 _HOMES = {
     "Backbone": "mae_bench.backbones.surface",
+    "DenseViT": "mae_bench.backbones.dense",
+    "HierarchicalBackbone": "mae_bench.backbones.hierarchical",
     "LoadReport": "mae_bench.backbones.report",
     "Request": "mae_bench.backbones.loading",
     "load_backbone": "mae_bench.backbones.loading",
+    "quarters": "mae_bench.backbones.dense",
 }
 
 

@@ -1,4 +1,4 @@
-"""Fitting a checkpoint's tensors into a plain ViT: exactly, or not at all."""
+"""Fitting a checkpoint's tensors into a network: exactly, or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from mae_bench.backbones.architecture import grid_for, positional_prefix, resampled, set_grid
 from mae_bench.backbones.formats import Recognised
@@ -48,14 +48,9 @@ def fit_weights(
     _same_size(vit, found.encoder, source, arch)
     report = LoadReport(spec=spec, source=source, format=found.format, arch=arch, dropped=found.dropped)
     own = vit.state_dict()
-    report.total_parameters = sum(tensor.numel() for tensor in own.values())
-    _exactly_these(own, found.encoder, report)
-    _same_shapes(own, found.encoder, source, arch)
-    _finite(found.encoder, source)
-
+    _check(own, found, report)
     native = _grid_of_table(vit, found.encoder["pos_embed"], source)
     target = grid_for(vit, image_size, spec) if image_size else vit.patch_embed.grid_size
-    report.digest_before = digest(found.encoder)
     ready = {name: tensor.to(own[name].dtype) for name, tensor in found.encoder.items()}
     ready["pos_embed"] = resampled(vit, ready["pos_embed"], native, target)
     set_grid(vit, target)
@@ -72,10 +67,40 @@ def fit_weights(
             report.converted.append(Entry(name, shape, ", ".join(was)))
         else:
             report.matched.append(Entry(name, shape))
-    report.loaded_parameters = report.total_parameters
     patch_h, patch_w = vit.patch_embed.patch_size
     report.image_size = (target[0] * patch_h, target[1] * patch_w)
     return report
+
+
+def fit_exactly(net: nn.Module, found: Recognised, *, spec: str, source: str, arch: str) -> LoadReport:
+    """Copy the tensors into a network that has no position embeddings to resample.
+
+    Raises:
+        MaeBenchError: a tensor is missing or unexpected, of another shape or not finite; nothing is
+            loaded then.
+    """
+    report = LoadReport(spec=spec, source=source, format=found.format, arch=arch, dropped=found.dropped)
+    own = net.state_dict()
+    _check(own, found, report)
+    net.load_state_dict(
+        {name: tensor.to(own[name].dtype) for name, tensor in found.encoder.items()}, strict=True
+    )
+    report.digest_after = digest(net.state_dict())
+    for name, tensor in own.items():
+        was = _changes(name, found, tensor.dtype)
+        entry = Entry(name, tuple(tensor.shape), ", ".join(was))
+        (report.converted if was else report.matched).append(entry)
+    return report
+
+
+def _check(own: Mapping[str, Tensor], found: Recognised, report: LoadReport) -> None:
+    """Refuse tensors that do not fit a network's own; put the counts and the digest into the report."""
+    report.total_parameters = sum(tensor.numel() for tensor in own.values())
+    _exactly_these(own, found.encoder, report)
+    _same_shapes(own, found.encoder, report.source, report.arch)
+    _finite(found.encoder, report.source)
+    report.digest_before = digest(found.encoder)
+    report.loaded_parameters = report.total_parameters
 
 
 def _changes(name: str, found: Recognised, dtype: torch.dtype) -> list[str]:
@@ -143,7 +168,7 @@ def _same_shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source:
             theirs[1] = ours[1] = 0  # the number of positions may differ: they are resampled
         if theirs != ours:
             faults.append(f"{name} is {tuple(given[name].shape)}, not {tuple(tensor.shape)}")
-        elif not given[name].is_floating_point():
+        elif given[name].is_floating_point() != tensor.is_floating_point():
             faults.append(f"{name} is of type {str(given[name].dtype).removeprefix('torch.')}")
     if faults:
         raise MaeBenchError(

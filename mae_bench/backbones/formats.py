@@ -26,6 +26,7 @@ _DECODER = re.compile(
 )
 _HEAD = re.compile(r"head\.(weight|bias|1\.weight|1\.bias|0\.(running_mean|running_var|num_batches_tracked))")
 _POOLING = re.compile(r"attn_pool\..+")
+_CLASSIFIER = re.compile(r"(fc|head|norm)\..+")  # of hierarchical networks
 
 
 @dataclass
@@ -101,3 +102,21 @@ def _norm_from_fc_norm(found: Recognised) -> bool:
         found.encoder[new] = found.encoder.pop(name)
         found.renamed[new] = name
     return bool(pooled)
+
+
+def without_classifier(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Recognised:
+    """A hierarchical classifier's checkpoint (ResNet, ConvNeXt, Swin) without what follows the last map.
+
+    Args:
+        own: the tensors of the network that it is for, which has neither head nor final norm.
+    """
+    found = Recognised("hierarchical encoder (timm)", {})
+    for name, tensor in state.items():
+        if name not in own and _CLASSIFIER.fullmatch(name):
+            reason = "final norm" if re.match(r"(head\.)?norm\.", name) else "head"
+            found.dropped.append(Entry(name, tuple(tensor.shape), reason))
+        else:
+            found.encoder[name] = tensor
+    if found.dropped:
+        found.format = "hierarchical classifier (timm)"
+    return found

@@ -13,11 +13,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from mae_bench.errors import MaeBenchError, near
 
 if TYPE_CHECKING:
+    from mae_bench.backbones.hierarchical import HierarchicalBackbone
     from mae_bench.backbones.surface import Backbone
 
 
@@ -36,6 +37,7 @@ class Request:
         channels: image channels of the task; None takes those of the weights.
         seed: for what is drawn at random.
         model_args: further arguments of the architecture, as values; they win over `arguments`.
+        hierarchical: whether the task also takes a `HierarchicalBackbone`.
     """
 
     spec: str
@@ -46,6 +48,33 @@ class Request:
     channels: int | None = None
     seed: int = 0
     model_args: Mapping[str, Any] = field(default_factory=dict)
+    hierarchical: bool = False
+
+
+@overload
+def load_backbone(
+    spec: str,
+    *,
+    image_size: int | Sequence[int] | None = None,
+    drop_path: float = 0.0,
+    channels: int | None = None,
+    seed: int = 0,
+    model_args: Mapping[str, Any] | None = None,
+    hierarchical: Literal[False] = False,
+) -> Backbone: ...
+
+
+@overload
+def load_backbone(
+    spec: str,
+    *,
+    image_size: int | Sequence[int] | None = None,
+    drop_path: float = 0.0,
+    channels: int | None = None,
+    seed: int = 0,
+    model_args: Mapping[str, Any] | None = None,
+    hierarchical: bool,
+) -> Backbone | HierarchicalBackbone: ...
 
 
 def load_backbone(
@@ -56,7 +85,8 @@ def load_backbone(
     channels: int | None = None,
     seed: int = 0,
     model_args: Mapping[str, Any] | None = None,
-) -> Backbone:
+    hierarchical: bool = False,
+) -> Backbone | HierarchicalBackbone:
     """The backbone that `spec` names, with its weights and its load report.
 
     Args:
@@ -67,10 +97,12 @@ def load_backbone(
         channels: image channels of the task; None takes those of the weights (3 for random weights).
         seed: of the random weights of ``random:``.
         model_args: further arguments of the architecture (``random:`` and ``file:``).
+        hierarchical: take networks with maps of several resolutions too (ResNet, ConvNeXt, Swin), which come
+            as a `HierarchicalBackbone`; they are built for any image size.
 
     Raises:
-        MaeBenchError: the source, architecture or file is unknown or unreadable, or the weights do not
-            fit the architecture exactly.
+        MaeBenchError: the source, architecture or file is unknown or unreadable, the weights do not fit the
+            architecture exactly, or it is hierarchical and that is not wanted.
     """
     from mae_bench import registry
 
@@ -85,8 +117,9 @@ def load_backbone(
         channels=channels,
         seed=seed,
         model_args=dict(model_args or {}),
+        hierarchical=hierarchical,
     )
-    open_source: Callable[[Request], Backbone] = sources.load(source)
+    open_source: Callable[[Request], Backbone | HierarchicalBackbone] = sources.load(source)
     backbone = open_source(request)
     backbone.set_drop_path(drop_path)
     return backbone

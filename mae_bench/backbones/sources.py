@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.models import get_pretrained_cfg
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
+from mae_bench.backbones import hierarchical_sources as hierarchical
 from mae_bench.backbones.architecture import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     build,
     checked_arguments,
     encoder_of,
@@ -25,8 +21,11 @@ from mae_bench.backbones.architecture import (
     known_name,
     set_grid,
 )
+from mae_bench.backbones.arguments import built_with, normalisation, only, same_channels, seed_of, split
 from mae_bench.backbones.fitting import fit_weights
 from mae_bench.backbones.formats import recognise
+from mae_bench.backbones.hierarchical import HierarchicalBackbone, family_of
+from mae_bench.backbones.hub import described, pretrained
 from mae_bench.backbones.loading import Request
 from mae_bench.backbones.report import Entry, LoadReport
 from mae_bench.backbones.surface import Backbone
@@ -34,42 +33,35 @@ from mae_bench.backbones.weights import ENCODER_FILE, digest, read_checkpoint
 from mae_bench.errors import MaeBenchError, near
 
 
-def from_timm(request: Request) -> Backbone:
-    """``timm:NAME``: a plain ViT with the weights that timm downloads (or has cached) for it.
+def from_timm(request: Request) -> Backbone | HierarchicalBackbone:
+    """``timm:NAME``: a backbone with the weights that timm downloads (or has cached) for it.
 
     Raises:
-        MaeBenchError: timm does not know the name, has no weights for it or cannot get them, or it is no
-            plain ViT.
+        MaeBenchError: timm does not know the name, has no weights for it or cannot get them, or it is neither
+            a plain ViT nor, where the task takes those, of a hierarchical family.
     """
-    _only(request, ())
-    arch = _with_weights(request)
-    with _what_timm_loads() as loaded:
-        try:
-            model: Any = timm.create_model(request.body, pretrained=True)
-        except Exception as error:  # Whatever the network, the hub or its client raises.
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise MaeBenchError(
-                f"{request.spec}: timm could not get these weights ({reason}). Without a network, copy the "
-                f"checkpoint here and use file:PATH?arch={request.body}"
-            ) from error
-    if not loaded:
-        raise MaeBenchError(
-            f"{request.spec}: timm loaded it in a way that cannot be checked; use file: with its file"
-        )
+    only(request, ())
+    family = family_of(request.body)
+    if family is not None:
+        return hierarchical.from_timm(request, family)
+    arch = known_name(request.body, request.spec)
+    model, state = pretrained(request, arch, VisionTransformer)
     vit = encoder_of(model, request.spec, arch)
-    _same_channels(request, vit.patch_embed.proj.in_channels)
-    found = recognise(loaded[-1], request.spec)
-    cfg: dict[str, Any] = model.pretrained_cfg
-    tag = cfg.get("tag") or ""
-    source = f"timm {arch}.{tag}" if tag else f"timm {arch}"
+    same_channels(request, vit.patch_embed.proj.in_channels)
     report = fit_weights(
-        vit, found, spec=request.spec, source=source, arch=arch, image_size=request.image_size
+        vit,
+        recognise(state, request.spec),
+        spec=request.spec,
+        source=described(model, arch),
+        arch=arch,
+        image_size=request.image_size,
     )
+    cfg: dict[str, Any] = model.pretrained_cfg
     report.mean, report.std = tuple(cfg["mean"]), tuple(cfg["std"])
     return Backbone(vit, spec=request.spec, arch=arch, report=report)
 
 
-def from_random(request: Request) -> Backbone:
+def from_random(request: Request) -> Backbone | HierarchicalBackbone:
     """``random:ARCH``: timm's initial weights, drawn from a seed; the floor of every table.
 
     ``random:FOLDER`` is the untrained twin of a finished pretraining run: its architecture and normalisation.
@@ -80,8 +72,11 @@ def from_random(request: Request) -> Backbone:
     """
     if Path(request.body).expanduser().is_dir():
         request = _like_the_run(request)
-    mine, rest = _split(request, ("seed", "mean", "std"))
-    seed = _seed(request, mine.get("seed"))
+    family = family_of(request.body)
+    if family is not None:
+        return hierarchical.from_random(request, family)
+    mine, rest = split(request, ("seed", "mean", "std"))
+    seed = seed_of(request, mine.get("seed"))
     channels = request.channels or 3
     with torch.random.fork_rng(devices=[]):
         # The CPU's generator alone: torch.manual_seed would reseed every accelerator too.
@@ -99,11 +94,11 @@ def from_random(request: Request) -> Backbone:
     set_grid(vit, target)
     report.digest_after = digest(vit.state_dict())
     report.image_size = _pixels(vit)
-    report.mean, report.std = _normalisation(mine, request.body, channels, request.spec)
-    return Backbone(vit, spec=request.spec, arch=arch, report=report, model_args=_model_args(rest))
+    report.mean, report.std = normalisation(mine, request.body, channels, request.spec)
+    return Backbone(vit, spec=request.spec, arch=arch, report=report, model_args=built_with(rest))
 
 
-def from_file(request: Request) -> Backbone:
+def from_file(request: Request) -> Backbone | HierarchicalBackbone:
     """``file:PATH?arch=NAME``: a checkpoint in a format that `formats` knows.
 
     Arguments are ``arch``, those of `architecture.ARGUMENTS`, ``mean`` and ``std``. The normalisation is
@@ -112,7 +107,10 @@ def from_file(request: Request) -> Backbone:
     Raises:
         MaeBenchError: the file cannot be read safely, is in no known format, or does not fit `arch`.
     """
-    mine, rest = _split(request, ("arch", "mean", "std"))
+    family = family_of(request.arguments.get("arch", ""))
+    if family is not None:
+        return hierarchical.from_file(request, family)
+    mine, rest = split(request, ("arch", "mean", "std"))
     if "arch" not in mine:
         raise MaeBenchError(
             f"{request.spec}: say which architecture it is, for example "
@@ -123,8 +121,8 @@ def from_file(request: Request) -> Backbone:
     state, info = read_checkpoint(path)
     found = recognise(state, str(path))
     channels = _channels_of(found.encoder)
-    _same_channels(request, channels)
-    mean, std = _normalisation(mine, mine["arch"], channels, request.spec)
+    same_channels(request, channels)
+    mean, std = normalisation(mine, mine["arch"], channels, request.spec)
     vit = build(arch, rest, channels=channels, where=request.spec)
     report = fit_weights(
         vit, found, spec=request.spec, source=str(path), arch=arch, image_size=request.image_size
@@ -140,7 +138,7 @@ def from_file(request: Request) -> Backbone:
         report.notes.append(
             "the file does not say how its images were normalised; ImageNet's mean and std are used"
         )
-    return Backbone(vit, spec=request.spec, arch=arch, report=report, model_args=_model_args(rest))
+    return Backbone(vit, spec=request.spec, arch=arch, report=report, model_args=built_with(rest))
 
 
 def from_run(request: Request) -> Backbone:
@@ -149,11 +147,11 @@ def from_run(request: Request) -> Backbone:
     Raises:
         MaeBenchError: no such folder, not a run, not finished, or not one that leaves an encoder.
     """
-    _only(request, ())
+    only(request, ())
     file = _exported(Path(request.body).expanduser(), request.spec)
     state, info = read_checkpoint(file)
     header = _header(info.metadata, file)
-    _same_channels(request, header.channels)
+    same_channels(request, header.channels)
     options = checked_arguments({**header.model_args, "img_size": header.image_size}, str(file))
     vit = build(header.arch, options, channels=header.channels, where=request.spec)
     report = fit_weights(
@@ -170,47 +168,9 @@ def from_run(request: Request) -> Backbone:
         spec=request.spec,
         arch=header.arch,
         report=report,
-        model_args=_model_args(options),
+        model_args=built_with(options),
         pretraining=header.pretraining,
     )
-
-
-# ---------------------------------------------------------------- timm
-
-
-def _with_weights(request: Request) -> str:
-    """The architecture of ``timm:NAME``, once timm is known to offer weights by that name."""
-    arch = known_name(request.body, request.spec)
-    offered = [
-        name for name in timm.list_models(f"{arch}.*", pretrained=True) if name.partition(".")[0] == arch
-    ]
-    if not offered:
-        raise MaeBenchError(f"{request.spec}: timm has no weights for {arch}; untrained it is random:{arch}")
-    if "." in request.body and request.body not in offered:
-        hint = near(request.body, offered) or f"; there are {', '.join(offered[:6])}"
-        raise MaeBenchError(f"{request.spec}: timm has no weights of this name{hint}")
-    return arch
-
-
-@contextmanager
-def _what_timm_loads() -> Iterator[list[dict[str, Tensor]]]:
-    """Collect the tensors that timm hands to `load_state_dict` meanwhile.
-
-    timm loads leniently for some models and says nothing of what did not match; with the tensors in hand
-    the load is checked as strictly as that of a file.
-    """
-    seen: list[dict[str, Tensor]] = []
-
-    def load_state_dict(self: nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        seen.append(dict(state_dict))
-        return nn.Module.load_state_dict(self, state_dict, *args, **kwargs)
-
-    # VisionTransformer inherits the method, so removing ours brings the inherited one back.
-    setattr(VisionTransformer, "load_state_dict", load_state_dict)  # noqa: B010
-    try:
-        yield seen
-    finally:
-        delattr(VisionTransformer, "load_state_dict")
 
 
 # ---------------------------------------------------------------- folders
@@ -255,7 +215,7 @@ def _like_the_run(request: Request) -> Request:
     normalisation = {
         name: ",".join(map(str, values)) for name, values in (("mean", header.mean), ("std", header.std))
     }
-    _same_channels(request, header.channels)
+    same_channels(request, header.channels)
     return replace(
         request,
         body=header.arch,
@@ -290,79 +250,12 @@ def _beside(folder: Path) -> list[str]:
     return [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
 
 
-# ---------------------------------------------------------------- arguments
-
-
-def _only(request: Request, allowed: tuple[str, ...]) -> None:
-    wrong = [name for name in [*request.arguments, *request.model_args] if name not in allowed]
-    if wrong:
-        raise MaeBenchError(
-            f"{request.spec}: {request.source}: takes no '{wrong[0]}'; its weights settle that"
-        )
-
-
-def _split(request: Request, mine: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
-    """The source's own arguments, and the checked ones of the architecture."""
-    own = {name: value for name, value in request.arguments.items() if name in mine}
-    others = {name: value for name, value in request.arguments.items() if name not in mine}
-    return own, checked_arguments({**others, **request.model_args}, request.spec, others=mine)
-
-
-def _seed(request: Request, text: str | None) -> int:
-    if text is None:
-        return request.seed
-    if not text.isdecimal():
-        raise MaeBenchError(f"{request.spec}: seed should be a whole number, not '{text}'")
-    return int(text)
-
-
-def _model_args(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an architecture's arguments outlives the build; the image size is kept elsewhere."""
-    return {name: value for name, value in arguments.items() if name != "img_size"}
-
-
-def _same_channels(request: Request, channels: int) -> None:
-    if request.channels is not None and request.channels != channels:
-        raise MaeBenchError(
-            f"{request.spec}: its weights take {channels} image channels, and the task gives "
-            f"{request.channels}"
-        )
+# ---------------------------------------------------------------- small things
 
 
 def _channels_of(state: Mapping[str, Tensor]) -> int:
     kernel = state.get("patch_embed.proj.weight")
     return kernel.shape[1] if kernel is not None and kernel.ndim == 4 else 3
-
-
-def _normalisation(
-    given: Mapping[str, str], arch: str, channels: int, where: str
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel: as given, else of the tag of `arch`, else ImageNet's.
-
-    Images that are not of three channels have no customary values; 0.5 and 0.5 maps [0, 1] to [-1, 1].
-    """
-    if ("mean" in given) != ("std" in given):
-        raise MaeBenchError(f"{where}: give mean and std together")
-    if "mean" in given:
-        return _per_channel("mean", given, channels, where), _per_channel("std", given, channels, where)
-    if "." in arch:
-        try:
-            known: Any = get_pretrained_cfg(arch, allow_unregistered=False)
-        except RuntimeError as error:
-            raise MaeBenchError(f"{where}: {error} Leave the tag out, or give mean and std") from error
-        return tuple(known.mean), tuple(known.std)
-    return (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
-
-
-def _per_channel(name: str, given: Mapping[str, str], channels: int, where: str) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in given[name].split(","))
-    except ValueError:
-        values = ()
-    if len(values) != channels or (name == "std" and min(values) <= 0):
-        wanted = f"{channels} numbers{' above 0' if name == 'std' else ''} joined by commas"
-        raise MaeBenchError(f"{where}: {name} should be {wanted}, not '{given[name]}'")
-    return values
 
 
 def _pixels(vit: VisionTransformer) -> tuple[int, int]:

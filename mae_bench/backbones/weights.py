@@ -1,7 +1,8 @@
 """Files of weights: read without ever running what is in them, written whole or not at all.
 
-A file is told apart by its first bytes, never by its name: safetensors, or a pickle of torch.save, which
-is read with torch's weights-only unpickler and a short list of harmless types besides tensors.
+A file is told apart by its first bytes, never by its name: safetensors; a file of torch.save, which is
+read with torch's weights-only unpickler and a short list of harmless types besides tensors; or a plain
+pickle of NumPy arrays (`mae_bench.backbones.pickles`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from mae_bench.backbones.architecture import checked_arguments
+from mae_bench.backbones.pickles import is_plain_pickle, read_arrays
 from mae_bench.errors import MaeBenchError, near
 from mae_bench.files import write_atomic
 
@@ -52,7 +54,7 @@ class CheckpointInfo:
 
     Attributes:
         path: the file.
-        container: ``safetensors`` or ``torch``.
+        container: ``safetensors``, ``torch`` or ``pickle``.
         wrapper: key under which the weights lay ("" for none).
         prefix: what stood before every name and was removed ("" for nothing).
         metadata: the header of a safetensors file.
@@ -85,7 +87,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Ch
         container = "safetensors"
     else:
         _refuse_other_kinds(file, head)
-        payload, metadata, container = _read_torch(file, zipped=head.startswith(b"PK")), {}, "torch"
+        if is_plain_pickle(head):
+            payload, metadata, container = read_arrays(file), {}, "pickle"
+        else:
+            payload, metadata, container = _read_torch(file, zipped=head.startswith(b"PK")), {}, "torch"
     state, wrapper, ignored = _unwrap(file, payload)
     state, prefix = _without_prefix(state)
     return state, CheckpointInfo(file, container, wrapper, prefix, metadata, ignored)

@@ -1,0 +1,78 @@
+"""Weights that timm downloads, or has cached: what there is, and what timm really loads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from mae_bench.backbones.loading import Request
+from mae_bench.errors import MaeBenchError, near
+
+
+def pretrained(request: Request, arch: str, kind: type[nn.Module]) -> tuple[Any, dict[str, Tensor]]:
+    """timm's model of the request's body, and the tensors that timm loaded into it.
+
+    Args:
+        arch: the architecture's name, known to timm.
+        kind: the class that timm builds it of.
+
+    Raises:
+        MaeBenchError: timm has no such weights, cannot get them, or loads them in a way of its own.
+    """
+    _offered(request, arch)
+    with _what_timm_loads(kind) as loaded:
+        try:
+            model: Any = timm.create_model(request.body, pretrained=True)
+        except Exception as error:  # Whatever the network, the hub or its client raises.
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise MaeBenchError(
+                f"{request.spec}: timm could not get these weights ({reason}). Without a network, copy the "
+                f"checkpoint here and use file:PATH?arch={request.body}"
+            ) from error
+    if not loaded:
+        raise MaeBenchError(
+            f"{request.spec}: timm loaded it in a way that cannot be checked; use file: with its file"
+        )
+    return model, loaded[-1]
+
+
+def described(model: Any, arch: str) -> str:
+    """How a load report names weights of timm: architecture and tag."""
+    tag = model.pretrained_cfg.get("tag") or ""
+    return f"timm {arch}.{tag}" if tag else f"timm {arch}"
+
+
+def _offered(request: Request, arch: str) -> None:
+    names = [
+        name for name in timm.list_models(f"{arch}.*", pretrained=True) if name.partition(".")[0] == arch
+    ]
+    if not names:
+        raise MaeBenchError(f"{request.spec}: timm has no weights for {arch}; untrained it is random:{arch}")
+    if "." in request.body and request.body not in names:
+        hint = near(request.body, names) or f"; there are {', '.join(names[:6])}"
+        raise MaeBenchError(f"{request.spec}: timm has no weights of this name{hint}")
+
+
+@contextmanager
+def _what_timm_loads(kind: type[nn.Module]) -> Iterator[list[dict[str, Tensor]]]:
+    """Collect the tensors that timm hands to `load_state_dict` of a class meanwhile.
+
+    timm loads leniently for some models and says nothing of what did not match; with the tensors in hand
+    the load is checked as strictly as that of a file.
+    """
+    seen: list[dict[str, Tensor]] = []
+
+    def load_state_dict(self: nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        seen.append(dict(state_dict))
+        return nn.Module.load_state_dict(self, state_dict, *args, **kwargs)
+
+    # timm's models inherit the method, so removing ours brings the inherited one back.
+    setattr(kind, "load_state_dict", load_state_dict)  # noqa: B010
+    try:
+        yield seen
+    finally:
+        delattr(kind, "load_state_dict")
