@@ -15,7 +15,7 @@ from mae_bench.data.loaders import (
     to_device,
     training_batches,
 )
-from mae_bench.data.sources import Source, joint_fingerprint, open_source
+from mae_bench.data.sources import Source, joint_fingerprint, make_if_generated, open_source
 from mae_bench.keys import Draws, key_of
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "joint_fingerprint",
     "key_of",
     "loader_processes",
+    "make_if_generated",
     "numbers",
     "open_source",
     "steps_per_epoch",

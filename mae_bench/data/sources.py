@@ -134,10 +134,18 @@ class SubsetSource:
         return hashlib.sha256(self.base.fingerprint().encode() + self.indices.tobytes()).hexdigest()
 
 
-def _make_if_generated(root: str, data_root: Path) -> None:
-    """Draw the generated world that `root` names (``generated/shapes``), unless it is there already."""
+def make_if_generated(root: str, data_root: Path) -> None:
+    """Draw the generated world that a dataset's root lies in, unless it is there already.
+
+    Args:
+        root: a folder below `data_root`: ``generated/shapes``, ``generated/scenes/coco``, or any other, for
+            which there is nothing to draw.
+
+    Raises:
+        MaeBenchError: there is no generated world of that name, or it cannot be written.
+    """
     parts = Path(root).parts
-    if len(parts) != 2 or parts[0] != scenes.FOLDER or scenes.is_current(data_root, parts[1]):
+    if len(parts) < 2 or parts[0] != scenes.FOLDER or scenes.is_current(data_root, parts[1]):
         return
     count = scenes.SPECS[parts[1]].images
     with screen.progress(f"drawing the generated world '{parts[1]}'", count, "scenes") as work:
@@ -158,7 +166,7 @@ def open_source(data: DataSettings, split: Split, data_root: Path, *, labelled: 
         MaeBenchError: missing or empty folder, an empty class, classes that differ between the splits or from
             `class_list`, another number of classes than `data.classes`, a broken label file.
     """
-    _make_if_generated(data.root, data_root)
+    make_if_generated(data.root, data_root)
     by_file = split == "val" and data.val_labels is not None and labelled
     listing, prefix, reader = list_split(data, split, data_root, labelled=labelled and not by_file)
     names = listing.names

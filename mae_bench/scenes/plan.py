@@ -21,7 +21,8 @@ F64 = NDArray[np.float64]
 class Look:
     """How scenes look. Lengths are fractions of the side of the image.
 
-    The main object is large and near the centre and gives the image its class; the others are nuisance.
+    As a rule the main object is large and near the centre and gives the image its class; the others are
+    nuisance. With `margin` all objects are alike.
     """
 
     main_radius: tuple[float, float] = (0.34, 0.44)
@@ -36,6 +37,11 @@ class Look:
     """Least difference in luminance between an object and the middle of the background."""
     least_visible: float = 0.3
     """An object of which less than this part is visible is left out of the scene."""
+    fewest: int = 0
+    """Fewest objects besides the main one, before hidden ones are left out."""
+    margin: float | None = None
+    """Objects lie anywhere, their centres at least this far from the border, and the main one is the
+    nearest; null: the main one lies in the middle, the others on a ring around it."""
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -110,7 +116,7 @@ def plan(look: Look, side: int, seed: int, split: int, indices: NDArray[np.int64
     # Object 0 is the main one until the layers are put in order below.
     category = (draws.many(layers) * len(CLASSES)).astype(np.int64)
     category[:, 0] = indices % len(CLASSES)
-    number = (draws.take() * (look.others + 1)).astype(np.int64)
+    number = look.fewest + (draws.take() * (look.others + 1 - look.fewest)).astype(np.int64)
     present = np.arange(layers)[None] <= number[:, None]
     radius = draws.many(layers, *look.other_radius)
     radius[:, 0] = draws.take(*look.main_radius)
@@ -122,6 +128,9 @@ def plan(look: Look, side: int, seed: int, split: int, indices: NDArray[np.int64
     x, y = 0.5 + reach * np.cos(bearing), 0.5 + reach * np.sin(bearing)
     x[:, 0] = 0.5 + draws.take(-look.shift, look.shift)
     y[:, 0] = 0.5 + draws.take(-look.shift, look.shift)
+    if look.margin is not None:
+        x = draws.many(layers, look.margin, 1 - look.margin)
+        y = draws.many(layers, look.margin, 1 - look.margin)
     angle = np.deg2rad(draws.many(layers, -look.turn, look.turn))
 
     middle = draws.take(0.2, 0.8)
@@ -138,8 +147,12 @@ def plan(look: Look, side: int, seed: int, split: int, indices: NDArray[np.int64
     luma = np.where(place < below, 0.1 + place, middle[:, None] + look.contrast + place - below)
     colour = _rgb(draws.many(layers), draws.many(layers, 0.5, 1.0), luma)
 
-    # Order of occlusion: a random permutation of the layers.
-    order = np.argsort(draws.many(layers), axis=1, kind="stable")
+    # Order of occlusion: a random permutation of the layers, in which nothing may hide a main object that is
+    # no larger than the others.
+    height = draws.many(layers)
+    if look.margin is not None:
+        height[:, 0] = 1.0
+    order = np.argsort(height, axis=1, kind="stable")
     rows = np.arange(n)[:, None]
     tilt, light, strength = draws.take(0, 2 * np.pi), draws.take(0, 2 * np.pi), draws.take(0.1, 0.3)
     return Plan(

@@ -1,10 +1,15 @@
-"""The generated world on disk: the folders of ImageNet, in miniature, made once and found again.
+"""The generated worlds on disk: the folders of the real datasets, in miniature, made once and found again.
 
     <data root>/generated/<name>/
         world.json                       what was drawn, and by which generator
+
+    a world of classes                   in the layout of ImageNet
         train/<class>/000000.png ...     labelled scenes
         val/<class>/000000.png ...
         unlabeled/scene/000000.png ...   scenes for pretraining, drawn apart from the others
+
+    a world for dense tasks
+        coco/ ade20k/                    in the layouts of these, see `mae_bench.scenes.dense`
 
 A world is built in a temporary folder beside its place and renamed, so it is there whole or not at all.
 """
@@ -19,93 +24,55 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from mae_bench.errors import MaeBenchError, near
-from mae_bench.scenes.draw import Scene, draw
-from mae_bench.scenes.plan import Look
+from mae_bench.errors import MaeBenchError
+from mae_bench.scenes import dense
+from mae_bench.scenes.draw import draw
 from mae_bench.scenes.shapes import CLASSES
+from mae_bench.scenes.specs import CHUNK, SPLITS, DenseSpec, Spec, WorldSpec, identity, named, scenes
 
 FOLDER = "generated"
 """Folder below the data root that holds the generated worlds."""
-SPLITS = ("unlabeled", "train", "val")
 _LAYOUT = 1
 """To be raised when the files of a world change otherwise than in their pictures."""
-_CHUNK = 64
 _PROBE = 2 * len(CLASSES)
 
 
-@dataclass(frozen=True)
-class WorldSpec:
-    """What a world holds. Two worlds with equal specs are equal, byte for byte."""
-
-    name: str
-    unlabeled: int
-    """Scenes for pretraining; their classes are balanced, but not told."""
-    train_per_class: int
-    val_per_class: int
-    size: int = 32
-    """Side of an image in pixels."""
-    seed: int = 0
-    look: Look = field(default_factory=Look)
-
-    @property
-    def images(self) -> int:
-        """Number of images in all splits."""
-        return sum(self.count(split) for split in SPLITS)
-
-    def count(self, split: str) -> int:
-        """Number of images in a split."""
-        per_class = {"train": self.train_per_class, "val": self.val_per_class}
-        return self.unlabeled if split == "unlabeled" else per_class[split] * len(CLASSES)
-
-
-SPECS: dict[str, WorldSpec] = {
-    spec.name: spec
-    for spec in (
-        WorldSpec("shapes", unlabeled=12_000, train_per_class=200, val_per_class=200),
-        WorldSpec("tiny", unlabeled=200, train_per_class=20, val_per_class=8),
-    )
-}
-"""The worlds that recipes name: `generated/shapes` is the demo's, `generated/tiny` is for tests."""
-
-
-def scenes(spec: WorldSpec, split: str) -> Iterator[Scene]:
-    """The scenes of a split ('unlabeled', 'train' or 'val') in order, drawn as they are asked for."""
-    for start in range(0, spec.count(split), _CHUNK):
-        chunk = range(start, min(start + _CHUNK, spec.count(split)))
-        yield from draw(spec.look, spec.size, spec.seed, SPLITS.index(split), chunk)
-
-
-def digest(spec: WorldSpec) -> str:
+def digest(spec: Spec) -> str:
     """SHA-256 of the spec and of what this generator makes of it.
 
     The first scenes of the training split are drawn and hashed, so that a change of the drawing code is
     seen without anyone having to raise a version number.
     """
-    state = hashlib.sha256(json.dumps([_LAYOUT, asdict(spec), CLASSES], sort_keys=True).encode())
-    for scene in draw(spec.look, spec.size, spec.seed, SPLITS.index("train"), range(_PROBE)):
+    state = hashlib.sha256(json.dumps([_LAYOUT, identity(spec), CLASSES], sort_keys=True).encode())
+    probe = draw(spec.look, spec.size, spec.seed, SPLITS.index("train"), range(_PROBE))
+    for scene in probe:
         state.update(scene.image.tobytes())
         state.update(scene.semantic.tobytes())
+    if isinstance(spec, DenseSpec):
+        state.update(json.dumps([dense.instances(probe, 1, 1), dense.class_list()]).encode())
+        for scene in probe:
+            state.update(dense.label_map(scene).tobytes())
     return state.hexdigest()
 
 
-def location(data_root: Path, spec: WorldSpec | str) -> Path:
+def location(data_root: Path, spec: Spec | str) -> Path:
     """The folder of a world, whether it is there or not."""
-    return Path(data_root) / FOLDER / _named(spec).name
+    return Path(data_root) / FOLDER / named(spec).name
 
 
-def is_current(data_root: Path, spec: WorldSpec | str) -> bool:
+def is_current(data_root: Path, spec: Spec | str) -> bool:
     """Whether the world is on disk as this generator would make it now."""
-    spec = _named(spec)
+    spec = named(spec)
     return _recorded(location(data_root, spec)) == digest(spec)
 
 
-def ensure(data_root: Path, spec: WorldSpec | str, progress: Callable[[int], object] | None = None) -> Path:
+def ensure(data_root: Path, spec: Spec | str, progress: Callable[[int], object] | None = None) -> Path:
     """The folder of a world, made first if it is missing or was made by a different generator.
 
     A second process that asks for the same world waits for the first. A build that is killed leaves the
@@ -119,7 +86,7 @@ def ensure(data_root: Path, spec: WorldSpec | str, progress: Callable[[int], obj
     Raises:
         MaeBenchError: for an unknown name, a folder that is in the way, or a disk that cannot be written.
     """
-    spec = _named(spec)
+    spec = named(spec)
     place = location(data_root, spec)
     wanted = digest(spec)
     try:
@@ -134,16 +101,6 @@ def ensure(data_root: Path, spec: WorldSpec | str, progress: Callable[[int], obj
             "free or unlock that folder, or choose another with --data-root"
         ) from error
     return place
-
-
-def _named(spec: WorldSpec | str) -> WorldSpec:
-    if isinstance(spec, WorldSpec):
-        return spec
-    if spec not in SPECS:
-        raise MaeBenchError(
-            f"there is no generated world '{spec}' (there are {', '.join(SPECS)}){near(spec, SPECS)}"
-        )
-    return SPECS[spec]
 
 
 def _recorded(place: Path) -> str | None:
@@ -164,7 +121,7 @@ def _alone(place: Path) -> Iterator[None]:
         yield
 
 
-def _build(place: Path, spec: WorldSpec, wanted: str, progress: Callable[[int], object]) -> None:
+def _build(place: Path, spec: Spec, wanted: str, progress: Callable[[int], object]) -> None:
     """Draw and write a world beside its place, then put it there; the caller holds the lock."""
     if place.exists() and not (place / "world.json").is_file():
         raise MaeBenchError(
@@ -176,8 +133,10 @@ def _build(place: Path, spec: WorldSpec, wanted: str, progress: Callable[[int], 
     replaced = building.with_name(building.name + "-replaced")
     try:
         building.chmod(0o755)
-        for split in SPLITS:
-            _write_images(building / split, spec, split, progress)
+        if isinstance(spec, DenseSpec):
+            dense.write(building, spec, progress)
+        else:
+            _write_classes(building, spec, progress)
         record = {"digest": wanted, "spec": asdict(spec), "classes": CLASSES}
         (building / "world.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if place.exists():
@@ -188,15 +147,16 @@ def _build(place: Path, spec: WorldSpec, wanted: str, progress: Callable[[int], 
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _write_images(folder: Path, spec: WorldSpec, split: str, progress: Callable[[int], object]) -> None:
-    """Write a split as class folders of PNG files, named by their index in the split."""
-    names = ["scene"] if split == "unlabeled" else list(CLASSES)
-    for name in names:
-        (folder / name).mkdir(parents=True)
-    for index, scene in enumerate(scenes(spec, split)):
-        name = names[0 if split == "unlabeled" else scene.label]
-        # Quick to write, and half a kilobyte bigger at most than the smallest.
-        Image.fromarray(scene.image).save(folder / name / f"{index:06d}.png", compress_level=1)
-        if (index + 1) % _CHUNK == 0:
-            progress(_CHUNK)
-    progress(spec.count(split) % _CHUNK)
+def _write_classes(building: Path, spec: WorldSpec, progress: Callable[[int], object]) -> None:
+    """Write each split as class folders of PNG files, named by their index in the split."""
+    for split in SPLITS:
+        names = ["scene"] if split == "unlabeled" else list(CLASSES)
+        for name in names:
+            (building / split / name).mkdir(parents=True)
+        for index, scene in enumerate(scenes(spec, split)):
+            name = names[0 if split == "unlabeled" else scene.label]
+            # Quick to write, and half a kilobyte bigger at most than the smallest.
+            Image.fromarray(scene.image).save(building / split / name / f"{index:06d}.png", compress_level=1)
+            if (index + 1) % CHUNK == 0:
+                progress(CHUNK)
+        progress(spec.count(split) % CHUNK)

@@ -1,0 +1,117 @@
+"""Which generated worlds there are, and what each holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mae_bench.errors import MaeBenchError, near
+from mae_bench.scenes.draw import Scene, draw
+from mae_bench.scenes.plan import Look
+from mae_bench.scenes.shapes import CLASSES
+
+SPLITS = ("unlabeled", "train", "val")
+CHUNK = 64
+"""Scenes drawn at once."""
+_LATER = {"fewest": 0, "margin": None}
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """What a world of classes holds. Two worlds with equal specs are equal, byte for byte."""
+
+    name: str
+    unlabeled: int
+    """Scenes for pretraining; their classes are balanced, but not told."""
+    train_per_class: int
+    val_per_class: int
+    size: int = 32
+    """Side of an image in pixels."""
+    seed: int = 0
+    look: Look = field(default_factory=Look)
+
+    @property
+    def images(self) -> int:
+        """Number of images in all splits."""
+        return sum(self.count(split) for split in SPLITS)
+
+    def count(self, split: str) -> int:
+        """Number of images in a split."""
+        per_class = {"train": self.train_per_class, "val": self.val_per_class}
+        return self.unlabeled if split == "unlabeled" else per_class[split] * len(CLASSES)
+
+
+SCATTERED = Look(main_radius=(0.11, 0.24), other_radius=(0.11, 0.24), others=4, fewest=1, margin=0.06)
+"""Two to five objects of comparable size anywhere, partly hidden by each other or cut by the border."""
+
+
+@dataclass(frozen=True)
+class DenseSpec:
+    """What a world of boxes, masks and label maps holds. Equal specs make equal worlds, byte for byte."""
+
+    name: str
+    train: int
+    val: int
+    size: int = 64
+    """Side of an image in pixels."""
+    seed: int = 1
+    look: Look = SCATTERED
+
+    @property
+    def images(self) -> int:
+        """Number of images in both splits."""
+        return self.train + self.val
+
+    def count(self, split: str) -> int:
+        """Number of images in a split."""
+        return {"unlabeled": 0, "train": self.train, "val": self.val}[split]
+
+
+Spec = WorldSpec | DenseSpec
+
+SPECS: dict[str, Spec] = {
+    spec.name: spec
+    for spec in (
+        WorldSpec("shapes", unlabeled=12_000, train_per_class=200, val_per_class=200),
+        WorldSpec("tiny", unlabeled=200, train_per_class=20, val_per_class=8),
+        DenseSpec("scenes", train=1_000, val=250),
+        DenseSpec("tiny-scenes", train=24, val=8),
+    )
+}
+"""The worlds that recipes name: `generated/shapes` and `generated/scenes` are the demo's, `generated/tiny`
+and `generated/tiny-scenes` are for tests."""
+
+
+def named(spec: Spec | str) -> Spec:
+    """A spec, or the one of a name.
+
+    Raises:
+        MaeBenchError: no world has this name.
+    """
+    if not isinstance(spec, str):
+        return spec
+    if spec not in SPECS:
+        raise MaeBenchError(
+            f"there is no generated world '{spec}' (there are {', '.join(SPECS)}){near(spec, SPECS)}"
+        )
+    return SPECS[spec]
+
+
+def identity(spec: Spec) -> dict[str, Any]:
+    """A spec as plain values, for its digest.
+
+    Parameters of the look that were added later count where they are used, so that the worlds of before keep
+    their digests.
+    """
+    values = asdict(spec)
+    look = values["look"]
+    values["look"] = {key: look[key] for key in look if key not in _LATER or look[key] != _LATER[key]}
+    return values
+
+
+def scenes(spec: Spec, split: str) -> Iterator[Scene]:
+    """The scenes of a split ('unlabeled', 'train' or 'val') in order, drawn as they are asked for."""
+    for start in range(0, spec.count(split), CHUNK):
+        chunk = range(start, min(start + CHUNK, spec.count(split)))
+        yield from draw(spec.look, spec.size, spec.seed, SPLITS.index(split), chunk)
