@@ -203,6 +203,7 @@ def _prepare(
     resolved = recipe.resolve(name_or_path, list(overrides), extra, kind=kind)
     if resolved.config.backbone is not None and not resolved.adapter_class.needs_backbone:
         raise MaeBenchError(f"{resolved.config.recipe} takes no --backbone: it makes one")
+    recipe.published(resolved.config)  # a protocol that is not there is told now, not when the result is due
     adapter = resolved.adapter_class(resolved.config)
     root = Path(runs_root)
     return Run(adapter, folder_for(resolved.config, root, name), data_root=Path(data_root), runs_root=root)
@@ -217,7 +218,8 @@ def _carry_out(opened: Run, force: bool) -> Result:
         screen.say(f"{opened.config.recipe}: {opened.folder}")
         metrics = opened.adapter.run(opened)
         result: Result = opened.finish(metrics)
-        shown = ", ".join(f"{name} {metrics[name]:.4g}" for name in opened.adapter.metrics)
+        headlines = [name for name in opened.adapter.metrics if name in metrics][:3]
+        shown = ", ".join(f"{name} {metrics[name]:.4g}" for name in headlines)
         screen.say(f"{opened.config.recipe}: {shown} ({screen.duration(result.wall_clock_s)})")
         return result.model_copy(update={"folder": str(opened.folder)})
     except MaeBenchError:

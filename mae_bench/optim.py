@@ -28,8 +28,9 @@ def parameter_groups(model: nn.Module, optim: OptimSettings) -> list[ParamGroup]
 
     Biases, one-dimensional parameters (norm gains, LayerScale) and the names in `model.no_weight_decay()`
     (positions, class token) are not decayed, as in the MAE recipes, unless `decay_biases`, `decay_norms` or
-    `decay_positions` asks for it, as detectron2's ViTDet does. With `layer_decay` the scale of layer i of n+1
-    is ``layer_decay ** (n - i)`` (Clark et al., arXiv:2003.10555, as used by BEiT and MAE), where
+    `decay_positions` asks for it, as detectron2's ViTDet does; the names in `model.weight_decay_anyway()`, where
+    a model has it, are decayed in any case. With `layer_decay` the scale of layer i of n+1 is
+    ``layer_decay ** (n - i)`` (Clark et al., arXiv:2003.10555, as used by BEiT and MAE), where
     `model.layer_names()` gives the layers in depth order: embeddings, blocks, and last the head.
 
     Raises:
@@ -56,6 +57,7 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 def _decayed(model: nn.Module, optim: OptimSettings, trainable: Mapping[str, nn.Parameter]) -> set[str]:
     """Names of the parameters that weight decay applies to."""
     positions = set(getattr(model, "no_weight_decay", set)())
+    anyway = set(getattr(model, "weight_decay_anyway", set)())
     in_norms = {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules()
@@ -64,6 +66,8 @@ def _decayed(model: nn.Module, optim: OptimSettings, trainable: Mapping[str, nn.
     }
 
     def applies(name: str, param: nn.Parameter) -> bool:
+        if name in anyway:
+            return True
         if name in positions:
             return optim.decay_positions
         if name in in_norms:

@@ -241,7 +241,7 @@ class _Fit:
             losses.append(out["loss"].detach().float())
             indices.append(batch["index"])
             if last and self._log_due(step + 1):
-                extras = {name: float(value) for name, value in out.items() if name != "loss"}
+                extras = {name: float(value.detach()) for name, value in out.items() if name != "loss"}
         mean, stop = self._agree(torch.stack(losses))
         if not math.isfinite(mean):
             self._not_finite(torch.stack(losses), indices)
