@@ -56,7 +56,11 @@ class PublishedRow(Settings):
 
 
 class Rule(Settings):
-    """Which of our runs fill a column, and by which metric."""
+    """Which of our runs fill a column, and by which metric.
+
+    Of the rules for one metric the first that fits a run takes it; rules for different metrics put one run
+    into several columns.
+    """
 
     task: str
     """The task of the run, for example ``imagenet-finetune``."""

@@ -93,14 +93,15 @@ def _groups(layout: Layout, runs: Iterable[StoredRun]) -> tuple[list[Group], lis
     for run in runs:
         if run.result.task not in tasks or not matches(run.result, layout.runs):
             continue
-        place = _place(layout, run.result)
-        if place is None:
+        places = _places(layout, run.result)
+        if not places:
             without_column.append(run)
             continue
         result = run.result
         data = result.dataset.fingerprint if result.dataset else ""
         name = row_name(layout, result)
-        alike[*place, name, result.recipe_hash, identity(result), data].append(run)
+        for place in places:
+            alike[*place, name, result.recipe_hash, identity(result), data].append(run)
     groups = []
     for (column, metric, axis, protocol, *_), members in alike.items():
         by_seed: dict[int, list[StoredRun]] = defaultdict(list)
@@ -112,16 +113,17 @@ def _groups(layout: Layout, runs: Iterable[StoredRun]) -> tuple[list[Group], lis
     return groups, without_column
 
 
-def _place(layout: Layout, result: Result) -> tuple[str, str, str | None, str | None] | None:
-    """Column, metric, axis key and protocol of the first rule that takes the run."""
+def _places(layout: Layout, result: Result) -> list[tuple[str, str, str | None, str | None]]:
+    """Column, metric, axis key and protocol of the first rule that takes the run, for each metric shown."""
+    found: dict[str, tuple[str, str, str | None, str | None]] = {}
     for rule in layout.ours:
-        if rule.task != result.task or not matches(result, rule.where):
+        metric = rule.metric or result.headline
+        if metric in found or rule.task != result.task or not matches(result, rule.where):
             continue
         column = rule.column if rule.column is not None else _column_at(layout, rule, result)
-        metric = rule.metric or result.headline
         if column is not None and metric in result.metrics:
-            return column, metric, rule.axis, rule.protocol
-    return None
+            found[metric] = (column, metric, rule.axis, rule.protocol)
+    return list(found.values())
 
 
 def _column_at(layout: Layout, rule: Rule, result: Result) -> str | None:

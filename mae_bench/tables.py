@@ -300,7 +300,7 @@ def _remarks(
         yield "? marks a published number that was not found in a source; it is not compared."
     yield from layout.notes
     yield from _recipe_notes(layout, groups)
-    repeated = [run for group in groups for run in group.superseded]
+    repeated = list({run.name: run for group in groups for run in group.superseded}.values())
     if repeated:
         yield f"Where a seed was run again the latest run counts; not counted: {_names(repeated)}."
     if without_column:
