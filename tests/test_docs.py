@@ -271,7 +271,7 @@ class Calls:
             self.last = name, signature.bind(*args, **kwargs)
             if name == "demo":
                 return type("Report", (), {"table": "", "pictures": []})
-            return "" if name in ("table", "figure") else []
+            return {"table": "", "figure": "", "judge": {}}.get(name, [])
 
         monkeypatch.setattr(api, name, noted)
 
@@ -279,7 +279,7 @@ class Calls:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     taken = Calls()
-    for name in ("check", "pretrain", "run", "visualize", "table", "figure", "demo"):
+    for name in ("check", "pretrain", "run", "visualize", "judge", "table", "figure", "demo"):
         taken.take(name, monkeypatch)
     return taken
 
