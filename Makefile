@@ -1,7 +1,9 @@
 # make demo    the whole of it in miniature, with nothing to download but the packages
 # make test    install for development, then style, types and every test
 # make lint    style and types only
-# make bench   the measurements of benchmarks/; REFERENCE=PATH is a checkout of facebookresearch/mae
+# make bench   the measurements of benchmarks/; REFERENCE, DETECTRON2 and MMSEG are paths of checkouts of
+#              facebookresearch/mae, of detectron2, and of a folder with mmseg, mmengine and mmcv; what compares
+#              with a reference that is not given is left out, and named
 # make clean   remove the environment and what tools leave behind (never data/ or runs/)
 #
 # PYTHON chooses the interpreter of .venv (3.11 or newer), WORKERS the number of test processes.
@@ -9,6 +11,8 @@
 PYTHON ?= python3
 WORKERS ?= 2
 REFERENCE ?=
+DETECTRON2 ?=
+MMSEG ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -26,10 +30,16 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
-	@test -d "$(REFERENCE)" || { echo "make bench REFERENCE=PATH, with PATH a checkout of facebookresearch/mae"; exit 2; }
+bench: $(VENV)/.installed-dev
 	@for script in benchmarks/*.py; do \
-	    case $$script in */mae_step.py) set -- --reference "$(REFERENCE)" ;; *) set -- ;; esac; \
+	    case $$script in \
+	        */mae_step.py) set -- REFERENCE "$(REFERENCE)" ;; \
+	        */detector_step.py|*/vitdet_backbone.py) set -- DETECTRON2 "$(DETECTRON2)" ;; \
+	        */segmenter_step.py) set -- MMSEG "$(MMSEG)" ;; \
+	        *) set -- ;; \
+	    esac; \
+	    if [ $$# -eq 2 ] && [ ! -d "$$2" ]; then echo "== $$script: left out, $$1=PATH is not given"; continue; fi; \
+	    if [ $$# -eq 2 ]; then set -- --reference "$$2"; fi; \
 	    echo "== $$script"; $(BIN)/python "$$script" "$$@" || exit 1; \
 	done
 

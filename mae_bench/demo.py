@@ -17,7 +17,8 @@ PRETRAINING = "demo/mae"
 TASKS = ("demo/imagenet-knn", "demo/imagenet-linear", "demo/imagenet-partial", "demo/imagenet-finetune")
 # What a supervised recipe of its own makes of the untrained twin, as the fair rival of fine-tuning.
 SCRATCH = "demo/imagenet-scratch"
-TABLE = "demo-transfer"
+DENSE = ("demo/coco", "demo/ade20k")
+TABLE, DENSE_TABLE = "demo-transfer", "demo-dense"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class DemoReport:
     """What the demo made."""
 
     table: str
+    """Both tables, one below the other."""
     results: list[Result]
     pictures: list[str]
     seconds: float
@@ -38,18 +40,24 @@ def demo(
     An interrupted demo goes on where it was; a finished one prints its table again.
     """
     began = time.monotonic()
-    screen.say("the demo: an MAE is pretrained on generated scenes, then judged by every protocol")
+    screen.say(
+        "the demo: an MAE is pretrained on generated scenes, then judged by every protocol, dense ones too"
+    )
     pretrained = api.pretrain(PRETRAINING, data_root=data_root, runs_root=runs_root, name=PRETRAINING)
     folder = Path(runs_root) / PRETRAINING
     results = [pretrained]
     twin = f"random:{folder}"
-    for backbone, tasks in ((f"run:{folder}", TASKS), (twin, (*TASKS, SCRATCH))):
+    for backbone, tasks in ((f"run:{folder}", (*TASKS, *DENSE)), (twin, (*TASKS, SCRATCH, *DENSE))):
         for task in tasks:
             results.append(api.run(task, backbone, data_root=data_root, runs_root=runs_root))
     pictures = api.visualize(folder, count=8, data_root=data_root)
+    for result in results:
+        if result.recipe in DENSE and result.backbone is not None and result.backbone.spec != twin:
+            assert result.folder is not None  # `api.run` says where the run is
+            pictures += api.visualize(result.folder, count=6, data_root=data_root)
     pictures.append(api.figure(TABLE, Path(runs_root) / "demo" / f"{TABLE}.png", runs_root=runs_root))
     return DemoReport(
-        table=api.table(TABLE, runs_root=runs_root, format=format),
+        table="\n".join(api.table(name, runs_root=runs_root, format=format) for name in (TABLE, DENSE_TABLE)),
         results=results,
         pictures=pictures,
         seconds=time.monotonic() - began,

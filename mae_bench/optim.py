@@ -28,8 +28,8 @@ def parameter_groups(model: nn.Module, optim: OptimSettings) -> list[ParamGroup]
 
     Biases, one-dimensional parameters (norm gains, LayerScale) and the names in `model.no_weight_decay()`
     (positions, class token) are not decayed, as in the MAE recipes, unless `decay_biases`, `decay_norms` or
-    `decay_positions` asks for it, as detectron2's ViTDet does; the names in `model.weight_decay_anyway()`, where
-    a model has it, are decayed in any case. With `layer_decay` the scale of layer i of n+1 is
+    `decay_positions` asks for it, as detectron2's ViTDet does; the names in `model.weight_decay_anyway()`,
+    where a model has it, are decayed in any case. With `layer_decay` the scale of layer i of n+1 is
     ``layer_decay ** (n - i)`` (Clark et al., arXiv:2003.10555, as used by BEiT and MAE), where
     `model.layer_names()` gives the layers in depth order: embeddings, blocks, and last the head.
 

@@ -18,7 +18,7 @@ from mae_bench.errors import MaeBenchError
 from tests.launch import environment
 
 HEAVY = {"torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "matplotlib", "PIL"}
-VERBS = ["list", "show", "check", "pretrain", "run", "visualize", "table", "demo"]
+VERBS = ["list", "show", "check", "pretrain", "run", "visualize", "judge", "table", "demo"]
 
 
 class Answer(SimpleNamespace):
@@ -121,10 +121,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
     answers: dict[str, Any] = {
         "check": ["first", "second"],
         "visualize": ["a.png", "b.png"],
+        "judge": {"box_ap": 51.6, "mask_ar_medium": 100 / 3},
         "table": "| a |",
         "demo": SimpleNamespace(table="| d |", pictures=["c.png"]),
     }
-    for name in ("pretrain", "run", "check", "visualize", "table", "demo"):
+    for name in ("pretrain", "run", "check", "visualize", "judge", "table", "demo"):
 
         def record(*positional: Any, _name: str = name, **named: Any) -> Any:
             made.append((_name, positional, named))
@@ -161,11 +162,13 @@ def test_pretrain_and_its_defaults(calls: list[Any]) -> None:
 def test_the_verbs_that_answer(calls: list[Any]) -> None:
     assert invoke("check", "p", "--backbone", "b", "k=1").stdout == "first\nsecond\n"
     assert invoke("visualize", "runs/x", "one.png", "--count", "3").stdout == "a.png\nb.png\n"
+    assert invoke("judge", "runs/y").stdout == "box_ap           51.6000\nmask_ar_medium   33.3333\n"
     assert invoke("table", "mae-table3", "--format", "csv", "--runs", "r").stdout == "| a |\n"
     assert invoke("demo").stdout == "| d |\nc.png\n"
     assert calls == [
         ("check", ("p", "b", ["k=1"]), {"data_root": "data", "runs_root": "runs"}),
         ("visualize", ("runs/x", ["one.png"], 3), {"data_root": "data"}),
+        ("judge", ("runs/y",), {"data_root": "data"}),
         ("table", ("mae-table3",), {"runs_root": "r", "format": "csv"}),
         ("demo", (), {"data_root": "data", "runs_root": "runs", "format": "terminal"}),
     ]

@@ -120,7 +120,7 @@ def test_parameters_that_came_later_leave_the_digest_of_the_first_worlds_alone()
         "main_radius", "other_radius", "others", "shift", "turn", "contrast", "least_visible",
     }  # fmt: skip
     assert set(identity(SPECS["shapes"])["look"]) == first
-    assert identity(SPECS["scenes"])["look"].items() >= {("fewest", 1), ("margin", 0.06)}
+    assert identity(SPECS["tiny-scenes"])["look"].items() >= {("fewest", 1), ("margin", 0.06)}
 
 
 # ---------------------------------------------------------------- COCO

@@ -95,7 +95,9 @@ def test_a_broken_plug_in_is_named_and_does_not_stop_the_others(site: Site, sour
 def test_an_unknown_name_answers_with_near_ones(site: Site) -> None:
     site.toy()
     assert refusal("toy.pickey").startswith("unknown adapter 'toy.pickey'; did you mean 'toy.picky'?")
-    assert refusal("zzz").startswith("unknown adapter 'zzz'; known: detection.torchvision, imagenet.finetune, ")
+    assert refusal("zzz").startswith(
+        "unknown adapter 'zzz'; known: detection.torchvision, imagenet.finetune, "
+    )
 
 
 def test_a_package_hidden_by_a_folder_of_the_user_is_told_by_path(site: Site) -> None:

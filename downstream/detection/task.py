@@ -155,7 +155,7 @@ class Detection(TrainedAdapter[DetectionConfig]):
         return _headlines_first(judge_file(self.source(run).annotation_file, path).metrics)
 
     def check(self, run: Run) -> list[str]:
-        """Both splits are read, one image of each is prepared, the detector is built and its weights loaded."""
+        """Both splits are read, an image of each is prepared, the detector is built with its weights."""
         from downstream.detection.dataset import DetectionDataset
 
         lines = []
@@ -166,29 +166,29 @@ class Detection(TrainedAdapter[DetectionConfig]):
                 raise MaeBenchError(
                     f"train.batch: {self.config.train.batch} is more than the {len(train)} training images"
                 )
-            objects = len(train[(0, 0)]["target"]["labels"])
+            shown = len(train[(0, 0)]["target"]["labels"])
             lines.append(
                 f"data {data.name}: {len(train):,} training images with {train.source.objects:,} objects; the "
-                f"first one, jittered, shows {objects}"
+                f"first image, jittered, shows {shown}"
             )
         val = DetectionDataset(self.source(run), data, training=False)
         shape = tuple(val[0]["image"].shape)
         lines.append(
-            f"data {data.name}: {len(val):,} validation images, {len(val.source.classes)} categories; the first "
-            f"one is tested at {shape[1]} x {shape[2]} on a canvas of {data.image_size[0]} x {data.image_size[1]}"
+            f"data {data.name}: {len(val):,} validation images, {len(val.source.classes)} categories; the "
+            f"first image is tested at {shape[1]} x {shape[2]} on a canvas of "
+            f"{data.image_size[0]} x {data.image_size[1]}"
         )
         backbone = self.backbone(run)
         lines.append(backbone.report.summary())
         model = self.model(backbone, run)
         weights = sum(param.numel() for param in model.parameters())
-        lines.append(
-            f"detector of {weights / 1e6:.1f} million weights, {'cascade of three box heads' if self.config.model.heads.cascade else 'one box head'}"
-        )
+        stages = "three box heads in a row" if self.config.model.heads.cascade else "one box head"
+        lines.append(f"detector: {weights / 1e6:.1f} million weights, {stages}")
         different = other_size(run, backbone, self.config.published_arch)
         return [*lines, *([f"note: {different}"] if different else [])]
 
     def visualize(self, run: Run, images: list[str], count: int) -> list[str]:
-        """Detections beside ground truth for validation images, or detections alone on files of one's own."""
+        """Detections beside ground truth for validation images; detections alone for given files."""
         from downstream.detection.evaluation import draw_files, draw_saved
 
         if images:

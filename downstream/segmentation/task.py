@@ -132,8 +132,8 @@ class Segmentation(TrainedAdapter[SegmentationConfig]):
                 raise MaeBenchError(f"train.batch: {batch} is more than the {len(images)} training images")
             height, width = images[0]["target"].shape
             lines.append(
-                f"data {data.name}: {len(images):,} {word} images with labels of {len(images.source.classes)} "
-                f"classes; the first one comes as {height} x {width}"
+                f"data {data.name}: {len(images):,} {word} images with labels of "
+                f"{len(images.source.classes)} classes; the first one comes as {height} x {width}"
             )
         weights = sum(param.numel() for param in model.parameters())
         lines.append(backbone.report.summary())

@@ -158,7 +158,9 @@ class Backbone(nn.Module):
         """Patches with their positions behind the prefix tokens: (B, P+N, D)."""
         vit = self.vit
         grid = self.grid(images)
-        x = vit.patch_embed.norm(vit.patch_embed.proj(images).flatten(2).transpose(1, 2).contiguous())  # (B, N, D)
+        x = vit.patch_embed.norm(
+            vit.patch_embed.proj(images).flatten(2).transpose(1, 2).contiguous()
+        )  # (B, N, D)
         table: Tensor = positions(vit)
         if grid != vit.patch_embed.grid_size:
             table = resampled(vit, table, vit.patch_embed.grid_size, grid)

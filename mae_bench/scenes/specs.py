@@ -45,6 +45,9 @@ class WorldSpec:
 SCATTERED = Look(main_radius=(0.11, 0.24), other_radius=(0.11, 0.24), others=4, fewest=1, margin=0.06)
 """Two to five objects of comparable size anywhere, partly hidden by each other or cut by the border."""
 
+GATHERED = Look(main_radius=(0.28, 0.42), other_radius=(0.1, 0.18), others=2, shift=0.12)
+"""One large object and up to two small ones: much as in `shapes`, whose pictures the demo pretrains on."""
+
 
 @dataclass(frozen=True)
 class DenseSpec:
@@ -75,7 +78,7 @@ SPECS: dict[str, Spec] = {
     for spec in (
         WorldSpec("shapes", unlabeled=12_000, train_per_class=200, val_per_class=200),
         WorldSpec("tiny", unlabeled=200, train_per_class=20, val_per_class=8),
-        DenseSpec("scenes", train=1_000, val=250),
+        DenseSpec("scenes", train=2_000, val=100, size=32, look=GATHERED),
         DenseSpec("tiny-scenes", train=24, val=8),
     )
 }
