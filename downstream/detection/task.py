@@ -168,8 +168,8 @@ class Detection(TrainedAdapter[DetectionConfig]):
                 )
             shown = len(train[(0, 0)]["target"]["labels"])
             lines.append(
-                f"data {data.name}: {len(train):,} training images with {train.source.objects:,} objects; the "
-                f"first image, jittered, shows {shown}"
+                f"data {data.name}: {len(train):,} training images with {train.source.objects:,} objects; "
+                f"the first image, jittered, shows {shown}"
             )
         val = DetectionDataset(self.source(run), data, training=False)
         shape = tuple(val[0]["image"].shape)
