@@ -254,7 +254,7 @@ def test_check_tells_what_was_found(place: Path, tmp_path: Path, task: str) -> N
         ("demo/coco", "data.root=elsewhere", "elsewhere"),
         ("demo/coco", "model.attention.global_blocks=[7]", "blocks 0 to 1"),
         ("demo/coco", "data.classes=80", "10 categories, but data.classes is 80"),
-        ("demo/coco", "data.image_size=[60,60]", "does not fit into image_size [60, 60]"),
+        ("demo/coco", "data.image_size=[24,24]", "does not fit into image_size [24, 24]"),
         ("demo/coco", "detector=nowhere.pth", "nowhere.pth"),
         (
             "demo/coco",
