@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from mae_bench.adapter import Adapter
     from mae_bench.backbones import Backbone, HierarchicalBackbone
+    from mae_bench.data import Samples
     from mae_bench.results import Result
 
 
@@ -279,6 +280,13 @@ class Run:
                 f"results have no field {sorted(unknown)}; facts of a task go into details={{...}}"
             )
         _merge(self._facts, facts)
+
+    def note_unreadable(self, images: Samples) -> None:
+        """Name the unreadable images that a neighbour stood in for, on screen and in the result."""
+        bad = images.bad_images()
+        if bad:
+            screen.warn("unreadable images, replaced by a neighbour:\n  " + "\n  ".join(bad))
+            self.record(details={"unreadable_images": dict.fromkeys(bad, True)})
 
     def fact(self, name: str) -> Any:
         """What `record` was told under `name`."""

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from downstream.classification.inference import InParts
-from downstream.classification.scoring import BATCH, note_unreadable, own_share
+from downstream.classification.scoring import BATCH, own_share
 from mae_bench import screen
 from mae_bench.augment import normalise
 from mae_bench.backbones import Backbone
@@ -206,7 +206,7 @@ def _compute(
             labels.append(batch["label"])
             indices.append(batch["index"])
             work.advance(len(images))
-    note_unreadable(dataset, run)
+    run.note_unreadable(dataset)
     if run.world == 1:
         return Features(torch.cat(values), torch.cat(labels))
     return _gathered(torch.cat(values), torch.cat(labels), torch.cat(indices), len(dataset), run)

@@ -83,7 +83,7 @@ def score(
             hits = found if hits is None else hits + found
             scored += len(images)
             work.advance(len(images))
-    note_unreadable(dataset, run)
+    run.note_unreadable(dataset)
     assert hits is not None  # every process has a share
     return percentages(hits, scored, len(dataset), run)
 
@@ -97,10 +97,3 @@ def own_share(dataset: ImageDataset, run: Run) -> int:
     if len(dataset) < run.world:
         raise MaeBenchError(f"{len(dataset)} images cannot be shared by {run.world} processes; start fewer")
     return -(-len(dataset) // run.world)
-
-
-def note_unreadable(dataset: ImageDataset, run: Run) -> None:
-    """Name the unreadable images that a neighbour stood in for, on screen and in the result."""
-    if dataset.bad:
-        screen.warn("unreadable images, replaced by a neighbour:\n  " + "\n  ".join(dataset.bad_images()))
-        run.record(details={"unreadable_images": dict.fromkeys(dataset.bad_images(), True)})

@@ -55,9 +55,7 @@ def detect(model: nn.Module, images: DetectionDataset, data: DetectionData, run:
     total = int(run.sum(torch.tensor(done)))
     if total != len(images):
         raise RuntimeError(f"detected in {total} of {len(images)} images")
-    if images.bad:
-        screen.warn("unreadable images, replaced by a neighbour:\n  " + "\n  ".join(images.bad_images()))
-        run.record(details={"unreadable_images": dict.fromkeys(images.bad_images(), True)})
+    run.note_unreadable(images)
     return collector.finish()
 
 

@@ -75,9 +75,7 @@ def label_all(
     total = int(run.sum(torch.tensor(done)))
     if total != len(images):
         raise RuntimeError(f"segmented {total} of {len(images)} images")
-    if images.bad:
-        screen.warn("unreadable images, replaced by a neighbour:\n  " + "\n  ".join(images.bad_images()))
-        run.record(details={"unreadable_images": dict.fromkeys(images.bad_images(), True)})
+    run.note_unreadable(images)
     return Confusion(confusion.classes, run.sum(confusion.counts))
 
 
