@@ -12,12 +12,11 @@ from PIL import Image
 from torch import nn
 
 from downstream.detection.dataset import CocoSource, DetectionDataset
-from downstream.detection.jitter import evaluation_size
+from downstream.detection.jitter import resize_for_test
 from downstream.detection.judge import Scores, judge_file
 from downstream.detection.pictures import draw, sheet
 from downstream.detection.predictions import Collector, read_detections, to_records
 from mae_bench import screen
-from mae_bench.augment import resize
 from mae_bench.data import UnreadableImageError, decode, evaluation_batches
 from mae_bench.errors import MaeBenchError
 from mae_bench.files import write_atomic
@@ -101,9 +100,10 @@ def draw_files(adapter: Detection, run: Run, files: Sequence[str], path: Path) -
         except (UnreadableImageError, OSError) as error:
             raise MaeBenchError(f"{file}: cannot be read as an image: {error}") from None
         size = int(image.shape[1]), int(image.shape[2])
-        shape = evaluation_size(data.evaluation, size)
+        resized = resize_for_test(image, data.evaluation)
+        shape = int(resized.shape[1]), int(resized.shape[2])
         with run.autocast():
-            found = model([resize(image, *shape, "bilinear").to(run.device)], None)[0]
+            found = model([resized.to(run.device)], None)[0]
         categories = adapter.source(run).categories
         rows.append(draw(image, None, to_records(found, 0, categories, shape, size), categories))
     return _save(rows, path)

@@ -96,10 +96,9 @@ class Detection(TrainedAdapter[DetectionConfig]):
 
     def train_set(self, run: Run) -> DetectionDataset:
         """The training images, jittered in scale; the validation annotations are read too."""
-        from downstream.detection.dataset import DetectionDataset, open_split
+        from downstream.detection.dataset import train_dataset
 
-        source = open_split(self.config.data, "train", run.data_root)
-        return DetectionDataset(source, self.config.data, training=True, seed=self.config.seed)
+        return train_dataset(self.config.data, run.data_root, self.config.seed)
 
     def step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The sum of the losses of proposals, boxes, classes and masks, and each of them."""
@@ -118,10 +117,10 @@ class Detection(TrainedAdapter[DetectionConfig]):
 
     def evaluate(self, model: nn.Module, run: Run) -> dict[str, float]:
         """Box and mask AP on the validation images; detections are left in `detections.json`."""
-        from downstream.detection.dataset import DetectionDataset
+        from downstream.detection.dataset import val_dataset
         from downstream.detection.evaluation import detect, score
 
-        images = DetectionDataset(self.source(run), self.config.data, training=False, seed=self.config.seed)
+        images = val_dataset(self.config.data, run.data_root)
         self._record(images, run)
         detections = detect(model, images, self.config.data, run)
         scores = score(images.source, detections, run)
@@ -156,7 +155,7 @@ class Detection(TrainedAdapter[DetectionConfig]):
 
     def check(self, run: Run) -> list[str]:
         """Both splits are read, an image of each is prepared, the detector is built with its weights."""
-        from downstream.detection.dataset import DetectionDataset
+        from downstream.detection.dataset import val_dataset
 
         lines = []
         data = self.config.data
@@ -171,7 +170,7 @@ class Detection(TrainedAdapter[DetectionConfig]):
                 f"data {data.name}: {len(train):,} training images with {train.source.objects:,} objects; "
                 f"the first image, jittered, shows {shown}"
             )
-        val = DetectionDataset(self.source(run), data, training=False)
+        val = val_dataset(data, run.data_root)
         shape = tuple(val[0]["image"].shape)
         lines.append(
             f"data {data.name}: {len(val):,} validation images, {len(val.source.classes)} categories; the "
