@@ -97,7 +97,7 @@ class TrainedAdapter(Adapter[T]):
         if not self.needs_backbone:
             return None
         height, width = self.config.data.image_size
-        return run.backbone(image_size=(height, width))
+        return run.backbone(image_size=(height, width), channels=self.config.data.channels)
 
     @abstractmethod
     def model(self, backbone: Backbone | None, run: Run) -> nn.Module:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae_bench import recipe, screen
+from mae_bench import recipe, registry, screen
 from mae_bench.errors import MaeBenchError
+from mae_bench.files import write_atomic
 from mae_bench.resources import Kind
 from mae_bench.run import Run, folder_for
 
@@ -64,41 +65,60 @@ def run(
 
     Args:
         task: a recipe of `configs/tasks` (``imagenet-finetune``, ``demo/imagenet-knn``), or a YAML file.
-        backbone: ``timm:NAME``, ``random:ARCH``, ``run:FOLDER`` (or the folder), ``file:PATH?arch=NAME``.
+        backbone: a source and what stands after it (docs/backbones.md): ``timm:NAME``, ``hf:REPO``,
+            ``torchhub:REPO:ENTRY``, ``file:PATH?arch=NAME``, ``python:MODULE:FACTORY``, ``run:FOLDER`` (or
+            the folder), ``random:ARCH``; or an alias.
 
     Other arguments, result and errors as for `pretrain`.
     """
     opened = _prepare(task, "tasks", overrides, backbone, seed, data_root, runs_root, name)
     if opened.adapter.needs_backbone and opened.config.backbone is None:
         raise MaeBenchError(
-            f"{task} needs a backbone: --backbone timm:NAME, random:ARCH, file:PATH?arch=NAME "
-            "or the folder of a pretraining run"
+            f"{task} needs a backbone: --backbone timm:NAME, hf:REPO, torchhub:REPO:ENTRY, "
+            "file:PATH?arch=NAME, python:MODULE:FACTORY, random:ARCH, "
+            "the folder of a pretraining run or an alias"
         )
     return _carry_out(opened, force)
 
 
 def check(
-    recipe_name: str,
+    recipe_name: str | None = None,
     backbone: str | None = None,
     overrides: Sequence[str] = (),
     *,
+    report: PathLike | None = None,
     data_root: PathLike = "data",
     runs_root: PathLike = "runs",
 ) -> list[str]:
-    """Validate a recipe, its data and its backbone without training; one line for each thing in order.
+    """Validate a recipe, its data and its backbone without training; or, without a recipe, a backbone alone.
+
+    Args:
+        backbone: as for `run`; it is loaded, and without a recipe one image goes through it.
+        report: file to save the whole load report in, as JSON.
+
+    Returns:
+        One line for each thing in order.
 
     Raises:
         MaeBenchError: the first thing that would stop the run.
     """
+    if recipe_name is None:
+        return _check_backbone(backbone, overrides, report)
+    if "=" in recipe_name and not Path(recipe_name).exists():
+        raise MaeBenchError(f"'{recipe_name}' sets a value of a recipe: name the recipe before it")
     import tempfile
 
     opened = _prepare(recipe_name, None, overrides, backbone, None, data_root, runs_root, None)
+    if report is not None and opened.config.backbone is None and not opened.adapter.needs_backbone:
+        raise MaeBenchError(f"{recipe_name} takes no backbone, so there is no load report to save")
     planned = opened.folder
     lines = [f"recipe {opened.config.recipe}: every value is valid"]
     with tempfile.TemporaryDirectory() as scratch:
         # Looking must leave nothing behind in the runs folder.
         opened.folder = Path(scratch)
         lines += opened.adapter.check(opened)
+        if report is not None:
+            lines.append(_copied(opened.folder / "load_report.json", report, recipe_name))
     lines.append(f"would run in {planned}")
     return lines
 
@@ -172,6 +192,25 @@ def load_results(runs_root: PathLike = "runs") -> pd.DataFrame:
     from mae_bench.results import load_results as load
 
     return load(Path(runs_root))
+
+
+def _check_backbone(spec: str | None, overrides: Sequence[str], report: PathLike | None) -> list[str]:
+    if spec is None:
+        raise MaeBenchError("say what to check: a recipe, --backbone SPEC, or both")
+    if overrides:
+        raise MaeBenchError(f"'{overrides[0]}' sets a value of a recipe, and none is named")
+    spec = registry.normalise_backbone(spec)
+    from mae_bench.backbones.inspection import inspect
+
+    lines, found = inspect(spec)
+    return [*lines, *([f"load report saved in {found.save(report)}"] if report is not None else [])]
+
+
+def _copied(saved: Path, report: PathLike, recipe_name: str) -> str:
+    """Keep the load report that a check left in its scratch folder."""
+    if not saved.exists():
+        raise MaeBenchError(f"checking {recipe_name} loads no backbone, so there is no load report to save")
+    return f"load report saved in {write_atomic(report, saved.read_bytes())}"
 
 
 def _reopen(folder: PathLike, data_root: PathLike) -> Run:

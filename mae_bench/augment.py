@@ -144,7 +144,15 @@ def resize(image: Tensor, height: int, width: int, interpolation: str) -> Tensor
 
 
 def colour_jitter(image: Tensor, strength: float, draws: Draws) -> Tensor:
-    """Brightness, contrast and saturation, each times a factor within 1 +- `strength`, in random order."""
+    """Brightness, contrast and saturation, each times a factor within 1 +- `strength`, in random order.
+
+    Raises:
+        MaeBenchError: the image is not RGB.
+    """
+    if image.shape[0] != 3:
+        raise MaeBenchError(
+            f"color_jitter needs images of 3 channels, not {image.shape[0]}; set data.augment.color_jitter=0"
+        )
     adjust: list[Callable[[Tensor, float], Tensor]] = [
         tvf.adjust_brightness,
         tvf.adjust_contrast,
@@ -195,7 +203,10 @@ def on_pil(transform: Callable[[Image.Image], Image.Image], image: Tensor, draws
     They are seeded from `draws` for the call, and put back after it.
     """
     if image.shape[0] != 3:
-        raise MaeBenchError(f"rand_augment needs images of 3 channels, not {image.shape[0]}")
+        raise MaeBenchError(
+            f"rand_augment needs images of 3 channels, not {image.shape[0]}; "
+            "set data.augment.rand_augment=null"
+        )
     python_state, numpy_state = random.getstate(), np.random.get_state()
     seed = draws.bits()
     random.seed(seed)

@@ -97,7 +97,8 @@ BackboneSpec = Annotated[
     typer.Option(
         "--backbone",
         metavar="SPEC",
-        help="timm:NAME, random:ARCH, file:PATH?arch=NAME, or the folder of a pretraining run.",
+        help="timm:NAME, hf:REPO, torchhub:REPO:ENTRY, file:PATH?arch=NAME, python:MODULE:FACTORY, "
+        "random:ARCH, the folder of a pretraining run, or an alias (`list backbones`).",
         show_default=False,
     ),
 ]
@@ -138,16 +139,30 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 @app.command()
 def check(
-    recipe: RecipeName,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help="Name of a recipe (`list recipes`) or path of a YAML file; none: --backbone alone.",
+            show_default=False,
+        ),
+    ] = None,
     overrides: Overrides = None,
     backbone: BackboneSpec = None,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            "--report", metavar="FILE", help="Save the whole load report, as JSON.", show_default=False
+        ),
+    ] = None,
     data_root: DataRoot = "data",
     runs: Runs = "runs",
 ) -> None:
-    """Validate recipe, data and weights; train nothing."""
+    """Validate recipe, data and weights, or a backbone alone; train nothing."""
     from mae_bench import api
 
-    for line in api.check(recipe, backbone, overrides or (), data_root=data_root, runs_root=runs):
+    lines = api.check(recipe, backbone, overrides or (), report=report, data_root=data_root, runs_root=runs)
+    for line in lines:
         typer.echo(line)
 
 

@@ -18,6 +18,9 @@ TASKS = ("demo/imagenet-knn", "demo/imagenet-linear", "demo/imagenet-partial", "
 # What a supervised recipe of its own makes of the untrained twin, as the fair rival of fine-tuning.
 SCRATCH = "demo/imagenet-scratch"
 DENSE = ("demo/coco", "demo/ade20k")
+# A backbone of another kind goes through the same doors: kNN, training from scratch, and both dense tasks.
+HIERARCHICAL = "random:convnextv2_atto"
+OF_HIERARCHICAL = ("demo/imagenet-knn", SCRATCH, *DENSE)
 TABLE, DENSE_TABLE = "demo-transfer", "demo-dense"
 
 
@@ -35,7 +38,7 @@ class DemoReport:
 def demo(
     data_root: str | Path = "data", runs_root: str | Path = "runs", format: str = "terminal"
 ) -> DemoReport:
-    """Pretrain on the generated world, transfer the backbone and its untrained twin, and tabulate both.
+    """Pretrain on the generated world, transfer the backbone, its untrained twin and a ConvNeXt, and tabulate.
 
     An interrupted demo goes on where it was; a finished one prints its table again.
     """
@@ -47,12 +50,16 @@ def demo(
     folder = Path(runs_root) / PRETRAINING
     results = [pretrained]
     twin = f"random:{folder}"
-    for backbone, tasks in ((f"run:{folder}", (*TASKS, *DENSE)), (twin, (*TASKS, SCRATCH, *DENSE))):
+    for backbone, tasks in (
+        (f"run:{folder}", (*TASKS, *DENSE)),
+        (twin, (*TASKS, SCRATCH, *DENSE)),
+        (HIERARCHICAL, OF_HIERARCHICAL),
+    ):
         for task in tasks:
             results.append(api.run(task, backbone, data_root=data_root, runs_root=runs_root))
     pictures = api.visualize(folder, count=8, data_root=data_root)
     for result in results:
-        if result.recipe in DENSE and result.backbone is not None and result.backbone.spec != twin:
+        if result.recipe in DENSE and result.backbone is not None and result.backbone.spec == f"run:{folder}":
             assert result.folder is not None  # `api.run` says where the run is
             pictures += api.visualize(result.folder, count=6, data_root=data_root)
     pictures.append(api.figure(TABLE, Path(runs_root) / "demo" / f"{TABLE}.png", runs_root=runs_root))

@@ -35,6 +35,7 @@ _COUNTS = {
 _SIZES = {"train.batch": "batch"}
 _VALUES = {
     "data.image_size": "image size",
+    "data.channels": "image channels",
     "optim.name": "optimiser",
     "optim.lr": "learning rate",
     "optim.blr": "base learning rate",

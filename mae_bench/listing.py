@@ -1,4 +1,4 @@
-"""What there is: adapters, recipes, backbone sources and tables, and what of it is not installed.
+"""What there is: adapters, recipes, backbones and tables, and what of it is not installed.
 
 Names are read from catalogues and file heads; nothing that they name is imported. This module imports no
 torch.
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypedDict
 
 from mae_bench import layouts, registry, resources
+from mae_bench.backbones import capabilities
 from mae_bench.registry import Catalogue
 
 
@@ -55,27 +56,51 @@ def _tables() -> list[Item]:
     return [Item(name=name, about=title, needs="") for name, title in layouts.list_tables().items()]
 
 
-_SHELVES: dict[str, Callable[[], list[Item]]] = {
-    "adapters": lambda: _catalogue(registry.adapters()),
-    "recipes": _recipes,
-    "backbones": lambda: _catalogue(registry.backbone_sources()),
-    "tables": _tables,
+def _aliases() -> list[Item]:
+    items = []
+    for name, path in resources.backbones().items():
+        about = [resources.root_text(path, "title") or "", resources.root_text(path, "licence") or ""]
+        about += ["a file"] if resources.root_text(path, "file") else []
+        items.append(Item(name=name, about="; ".join(about), needs=""))
+    return items
+
+
+_SHELVES: dict[str, dict[str, Callable[[], list[Item]]]] = {
+    "adapters": {"adapters": lambda: _catalogue(registry.adapters())},
+    "recipes": {"recipes": _recipes},
+    "backbones": {"backbones": lambda: _catalogue(registry.backbone_sources()), "aliases": _aliases},
+    "tables": {"tables": _tables},
 }
+"""What `list` can show alone -> heading -> what stands below it."""
 
 
 def collect(shelf: str | None = None) -> dict[str, list[Item]]:
-    """Shelf -> items of ``adapters``, ``recipes``, ``backbones``, ``tables``, or of one of them."""
-    return {name: items() for name, items in _SHELVES.items() if shelf in (None, name)}
+    """Heading -> items of every shelf, or of one: ``adapters``, ``recipes``, ``backbones``, ``tables``.
+
+    With the sources of backbones (``backbones``) go the ones that have a name of their own (``aliases``).
+    """
+    return {
+        heading: items()
+        for name, parts in _SHELVES.items()
+        if shelf in (None, name)
+        for heading, items in parts.items()
+    }
 
 
 def as_text(shelf: str | None = None) -> str:
-    """The listing for a person: a headed block for each shelf, names in a column."""
+    """The listing for a person: a headed block for each heading, names in a column."""
     blocks = []
-    for name, items in collect(shelf).items():
+    for heading, items in collect(shelf).items():
         width = max((len(item["name"]) for item in items), default=0)
-        lines = [f"  {item['name']:<{width}}  {_about(item)}".rstrip() for item in items]
-        blocks.append("\n".join([name, *(lines or ["  none"])]))
+        lines = [f"{item['name']:<{width}}  {_about(item)}".rstrip() for item in items]
+        blocks.append(_block(heading, lines or ["none"]))
+        if heading == "aliases":
+            blocks.append(_block("capabilities", capabilities.as_lines()))
     return "\n\n".join(blocks)
+
+
+def _block(heading: str, lines: list[str]) -> str:
+    return "\n".join([heading, *(f"  {line}" for line in lines)])
 
 
 def _about(item: Item) -> str:
@@ -83,9 +108,16 @@ def _about(item: Item) -> str:
 
 
 def as_json(shelf: str | None = None) -> str:
-    """The listing for programs, with what could not be read under ``problems``."""
-    content: dict[str, Any] = {**collect(shelf), "problems": problems()}
-    return json.dumps(content, indent=2, ensure_ascii=False)
+    """The listing for programs, with what could not be read under ``problems``.
+
+    With backbones, what each family of them can do stands under ``capabilities``.
+    """
+    content: dict[str, Any] = {}
+    for heading, items in collect(shelf).items():
+        content[heading] = items
+        if heading == "aliases":
+            content["capabilities"] = capabilities.rows()
+    return json.dumps({**content, "problems": problems()}, indent=2, ensure_ascii=False)
 
 
 def problems() -> list[str]:

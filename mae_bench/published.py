@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mae_bench.settings import PublishedArch
@@ -17,6 +18,15 @@ def notice_other_size(run: Run, backbone: Backbone, published: PublishedArch | N
 
     text = other_size(run, backbone, published)
     if text is not None:
+        screen.warn(text)
+        run.record(notes=[text])
+
+
+def notice_departures(run: Run, departures: Sequence[str]) -> None:
+    """Warn, and note in the result, what of a recipe's values a backbone does not allow, a sentence each."""
+    from mae_bench import screen
+
+    for text in departures:
         screen.warn(text)
         run.record(notes=[text])
 

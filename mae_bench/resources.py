@@ -1,4 +1,4 @@
-"""Where the recipes and table layouts are, in a checkout and in an installed wheel.
+"""Where the recipes, table layouts and backbone aliases are, in a checkout and in an installed wheel.
 
 A checkout is preferred, because an editable install leaves a copy behind that grows stale. This module
 imports no torch.
@@ -19,7 +19,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def configs_dir() -> Path:
-    """The folder of the recipes (`pretrain/`, `tasks/`, `demo/`)."""
+    """The folder of recipes and backbone aliases: `pretrain/`, `tasks/`, `demo/`, `backbones/`."""
     return _folder("configs")
 
 
@@ -64,6 +64,11 @@ def recipes(kind: Kind | None = None) -> dict[str, Path]:
 def tables() -> dict[str, Path]:
     """Identity -> layout file of the tables, sorted."""
     return _yaml_files(tables_dir())
+
+
+def backbones() -> dict[str, Path]:
+    """Name -> file of the backbones that have a name of their own, sorted (`mae_bench.backbones.aliases`)."""
+    return dict(sorted(_yaml_files(configs_dir() / "backbones").items()))
 
 
 def _yaml_files(folder: Path) -> dict[str, Path]:

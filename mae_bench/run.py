@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
 from mae_bench import recipe, screen, settings
 from mae_bench.errors import MaeBenchError
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mae_bench.adapter import Adapter
-    from mae_bench.backbones import Backbone, HierarchicalBackbone
+    from mae_bench.backbones import Backbone
     from mae_bench.data import Samples
     from mae_bench.results import Result
 
 
 def identity(config: TaskConfig) -> str:
     """Digest of all that decides a run's result: recipe values, data, backbone, seed, precision."""
-    return settings.digest_of(settings.identity_values(config))
+    return settings.identity_hash(config)
 
 
 def folder_for(config: TaskConfig, runs_root: Path, name: str | None = None) -> Path:
@@ -183,17 +183,10 @@ class Run:
 
     # ------------------------------------------------------------ backbone
 
-    @overload
-    def backbone(self, *, hierarchical: Literal[False] = False, **options: Any) -> Backbone: ...
-
-    @overload
-    def backbone(self, *, hierarchical: bool, **options: Any) -> Backbone | HierarchicalBackbone: ...
-
-    def backbone(self, *, hierarchical: bool = False, **options: Any) -> Backbone | HierarchicalBackbone:
+    def backbone(self, **options: Any) -> Backbone:
         """Load the configured backbone, write `load_report.json`, record its origin.
 
         Args:
-            hierarchical: whether the task takes hierarchical backbones too.
             options: passed to `mae_bench.backbones.load_backbone` (`image_size`, `drop_path`, ...).
 
         Raises:
@@ -208,7 +201,7 @@ class Run:
             )
         if self.config.backbone.startswith("random:"):
             options.setdefault("seed", self.config.seed)
-        backbone = load_backbone(self.config.backbone, hierarchical=hierarchical, **options)
+        backbone = load_backbone(self.config.backbone, **options)
         self._same_weights_as_before(backbone.digest)
         if self.is_main and backbone.report is not None:
             backbone.report.save(self.folder / "load_report.json")
@@ -423,7 +416,7 @@ class Run:
         if not path.exists():
             write_atomic(path, yamlfile.dump(values))
             return
-        before = settings.flatten(yamlfile.load(path).values)
+        before = settings.later_defaults(type(self.config)) | settings.flatten(yamlfile.load(path).values)
         now = settings.identity_values(self.config)
         changed = [
             f"{key}: {before.get(key)!r} there, {value!r} now"

@@ -30,6 +30,9 @@ class Settings(BaseModel):
 RUNTIME: dict[str, Any] = {"runtime": True}
 # A field marked HANDLING moreover leaves the result as it is, so changing it goes on with the same run.
 HANDLING: dict[str, Any] = {"runtime": True, "handling": True}
+# A field marked LATER came when there were results already: at its default it stands in no hash, so recipes
+# and runs from before keep theirs.
+LATER: dict[str, Any] = {"later": True}
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -99,6 +102,9 @@ class DatasetSettings(Settings):
     """Loader processes per training process."""
     image_size: Annotated[list[Count], Field(min_length=2, max_length=2)] = [224, 224]
     """Height and width that the model sees."""
+    channels: Count = Field(3, json_schema_extra=LATER)
+    """Of an image. 3: RGB, to which other colours are converted; 1 (grey), 4 (RGBA, CMYK) and any other
+    number: as the files store them."""
 
 
 class DataSettings(DatasetSettings):
@@ -126,6 +132,20 @@ class DataSettings(DatasetSettings):
     evaluation: EvalTransform = EvalTransform()
     cache: Literal["none", "memory"] = Field("none", json_schema_extra=HANDLING)
     """`memory`: keep the decoded uint8 images, for sets that fit."""
+
+    @model_validator(mode="after")
+    def _colours_are_rgb(self) -> DataSettings:
+        if self.channels != 3:
+            for key, off, used in (
+                ("rand_augment", "null", self.augment.rand_augment is not None),
+                ("color_jitter", "0", self.augment.color_jitter > 0),
+            ):
+                if used:
+                    raise ValueError(
+                        f"augment.{key} is for RGB and channels is {self.channels}; "
+                        f"set data.augment.{key}={off}"
+                    )
+        return self
 
 
 class OptimSettings(Settings):
@@ -315,6 +335,19 @@ def marked_paths(model: type[BaseModel], mark: Literal["runtime", "handling"], p
     return paths
 
 
+def later_defaults(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Dotted path -> default of the fields marked LATER: what a configuration from before meant."""
+    defaults: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("later"):
+            defaults[prefix + name] = field.default
+            continue
+        inner = submodel(field.annotation)
+        if inner is not None:
+            defaults |= later_defaults(inner, f"{prefix}{name}.")
+    return defaults
+
+
 def _without(config: BaseModel, mark: Literal["runtime", "handling"]) -> dict[str, Any]:
     """The settings as dotted paths, fields with a mark left out."""
     skip = marked_paths(type(config), mark)
@@ -342,7 +375,18 @@ def digest_of(values: Any) -> str:
 
 def recipe_hash(config: BaseModel) -> str:
     """Digest of what decides the result, whatever the machine, seed or backbone."""
-    return digest_of(protocol_values(config))
+    return _digest_as_before(config, protocol_values(config))
+
+
+def identity_hash(config: BaseModel) -> str:
+    """Digest of all that decides a run's result: recipe values, data, backbone, seed, precision."""
+    return _digest_as_before(config, identity_values(config))
+
+
+def _digest_as_before(config: BaseModel, values: Mapping[str, Any]) -> str:
+    """The digest without fields marked LATER that are at their defaults."""
+    absent = later_defaults(type(config)).items()
+    return digest_of({path: value for path, value in values.items() if (path, value) not in absent})
 
 
 @dataclass(frozen=True)

@@ -332,10 +332,9 @@ def test_random_report() -> None:
     ("spec", "message"),
     [
         ("random:vit_tny_patch16_224", "timm has no model 'vit_tny_patch16_224'; did you mean 'vit_tiny_patch16_224'"),
-        ("random:swin_tiny_patch4_window7_224", "only plain ViTs .* is a SwinTransformer"),
-        ("random:eva02_tiny_patch14_224", "only plain ViTs .* is a Eva"),
-        ("random:vit_base_patch16_18x2_224?depth=1&embed_dim=12", "is made of ParallelThingsBlock"),
-        ("random:vit_tiny_r_s16_p8_224?depth=1", "is embedded by a HybridEmbed"),
+        ("random:vit_tiny_r_s16_p8_224?depth=1", "is no plain ViT but a VisionTransformer that cuts images by a HybridEmbed"),
+        ("random:vit_tiny_patch16_224?use_rel_pos_bias=true", "vit_tiny_patch16_224 is timm's VisionTransformer, which takes no 'use_rel_pos_bias'"),
+        ("random:eva02_tiny_patch14_224?reg_tokens=4", "is timm's Eva, which takes no 'reg_tokens'; did you mean 'num_reg_tokens'"),
         ("random:vit_tiny_patch16_224?depht=3", "unknown argument 'depht'; did you mean 'depth'"),
         ("random:vit_tiny_patch16_224?sead=3", "unknown argument 'sead'; did you mean 'seed'"),
         ("random:vit_tiny_patch16_224?depth=3.5", "depth should be a whole number from 1 on, not '3.5'"),

@@ -80,7 +80,12 @@ def test_it_answers_without_torch(arguments: list[str], status: int, tmp_path: P
         (["run", "--task", "imagenet-finetune", "--backbone", "tim:x"],
          "error: backbone 'tim:x': there is no source 'tim'; did you mean 'timm'?"),
         (["run", "--task", "imagenet-finetune"],
-         "error: imagenet-finetune needs a backbone: --backbone timm:NAME, random:ARCH, file:PATH?arch=NAME or the folder of a pretraining run"),
+         "error: imagenet-finetune needs a backbone: --backbone timm:NAME, hf:REPO, torchhub:REPO:ENTRY, file:PATH?arch=NAME, "
+         "python:MODULE:FACTORY, random:ARCH, the folder of a pretraining run or an alias"),
+        (["check"], "error: say what to check: a recipe, --backbone SPEC, or both"),
+        (["check", "--backbone", "tim:x"], "error: backbone 'tim:x': there is no source 'tim'; did you mean 'timm'?"),
+        (["check", "optim.lr=1", "--backbone", "random:x"],
+         "error: 'optim.lr=1' sets a value of a recipe: name the recipe before it"),
         (["check", "imagenet-finetune", "--backbone", "nowhere/run"], "error: backbone 'nowhere/run': there is no such folder"),
         (["pretrain", "--recipe", "imagenet-knn"],
          "error: 'imagenet-knn' is a downstream task: mae-bench run --task imagenet-knn --backbone ..."),
@@ -98,12 +103,22 @@ def test_mistakes_in_use_answer_without_torch(arguments: list[str], message: str
 def test_list_as_json_is_for_programs(tmp_path: Path) -> None:
     answer = command("list", "--json", cwd=tmp_path)
     listing = json.loads(answer.out)
-    assert list(listing) == ["adapters", "recipes", "backbones", "tables", "problems"]
+    assert list(listing) == [
+        "adapters",
+        "recipes",
+        "backbones",
+        "aliases",
+        "capabilities",
+        "tables",
+        "problems",
+    ]
     assert listing["problems"] == []
     knn = next(item for item in listing["recipes"] if item["name"] == "imagenet-knn")
     assert knn["needs"] == ""
     assert "nearest-neighbour" in knn["about"]
-    assert {"timm", "random", "run", "file"} == {item["name"] for item in listing["backbones"]}
+    assert {"timm", "random", "run", "file", "python", "torchhub"} <= {
+        item["name"] for item in listing["backbones"]
+    }
 
 
 def test_every_recipe_says_what_it_is(tmp_path: Path) -> None:
@@ -161,12 +176,14 @@ def test_pretrain_and_its_defaults(calls: list[Any]) -> None:
 
 def test_the_verbs_that_answer(calls: list[Any]) -> None:
     assert invoke("check", "p", "--backbone", "b", "k=1").stdout == "first\nsecond\n"
+    assert invoke("check", "--backbone", "b", "--report", "r.json").stdout == "first\nsecond\n"
     assert invoke("visualize", "runs/x", "one.png", "--count", "3").stdout == "a.png\nb.png\n"
     assert invoke("judge", "runs/y").stdout == "box_ap           51.6000\nmask_ar_medium   33.3333\n"
     assert invoke("table", "mae-table3", "--format", "csv", "--runs", "r").stdout == "| a |\n"
     assert invoke("demo").stdout == "| d |\nc.png\n"
     assert calls == [
-        ("check", ("p", "b", ["k=1"]), {"data_root": "data", "runs_root": "runs"}),
+        ("check", ("p", "b", ["k=1"]), {"report": None, "data_root": "data", "runs_root": "runs"}),
+        ("check", (None, "b", ()), {"report": "r.json", "data_root": "data", "runs_root": "runs"}),
         ("visualize", ("runs/x", ["one.png"], 3), {"data_root": "data"}),
         ("judge", ("runs/y",), {"data_root": "data"}),
         ("table", ("mae-table3",), {"runs_root": "r", "format": "csv"}),

@@ -69,7 +69,13 @@ class Pictures:
 
 
 def pictures(seed: int = 0, bad: int = 0, **options: Any) -> ImageDataset:
-    return ImageDataset(Pictures(**options), train_transform(settings()), seed=seed, max_bad_images=bad)
+    return ImageDataset(
+        Pictures(**options),
+        train_transform(settings()),
+        seed=seed,
+        max_bad_images=bad,
+        channels=options.get("channels", 3),
+    )
 
 
 def take(count: int, dataset: ImageDataset, **options: Any) -> list[dict[str, torch.Tensor]]:

@@ -547,10 +547,21 @@ def test_what_cannot_be_is_refused() -> None:
         model(pictures(20, 20).float(), [-1])
     with pytest.raises(MaeBenchError, match="20x22 pixels cannot be cut into patches of 4x4"):
         model(pictures(20, 22).float(), [3])
-    with pytest.raises(MaeBenchError, match="block 0 attends by a DiffAttention"):
-        DenseViT(
-            load_backbone(
-                "random:vit_dlittle_patch16_reg1_gap_256?embed_dim=48&depth=1&num_heads=2&img_size=32"
-            ),
-            grid=(2, 2),
-        )
+
+
+def test_blocks_of_an_unknown_make_attend_globally_and_it_is_said() -> None:
+    spec = "random:vit_dlittle_patch16_reg1_gap_256?embed_dim=48&depth=2&num_heads=2&img_size=32"
+    backbone = load_backbone(spec).eval()
+    image = pictures(32, 48).float()
+    with torch.no_grad():
+        expected = backbone.maps(image, [0, 1])
+        model = DenseViT(
+            backbone, grid=(2, 3), window=1, relative="decomposed", layer_scale=1.0, prefix_tokens="drop"
+        ).eval()
+        found = model(image, [0, 1])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert model.departures == [
+        f"{spec} is a vit_dlittle_patch16_reg1_gap_256, whose blocks cannot be taken apart, so it attends "
+        "globally in every block, gets no relative positions and gets no LayerScale"
+    ]

@@ -295,7 +295,7 @@ def test_the_pyramid_over_four_blocks_trains() -> None:
 
 
 def test_a_hierarchical_backbone_gets_a_pyramid_over_its_own_maps() -> None:
-    backbone: Any = load_backbone("random:resnet18", hierarchical=True)
+    backbone: Any = load_backbone("random:resnet18")
     model = build(backbone, CLASSES, settings(), (64, 96))
     pictures = [image[:, :64, :72] for image in images()]
     truth = [

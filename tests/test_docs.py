@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from pydantic import BaseModel
+from timm.models import _builder as timm_builder
 from typer.testing import CliRunner
 
 from mae_bench import api, cli, layouts, recipe, registry, resources, settings, yamlfile
@@ -308,6 +310,9 @@ def accept(verb: str, asked: dict[str, Any]) -> None:
     if verb not in ("check", "pretrain", "run"):
         return
     name = asked["task" if verb == "run" else "recipe_name"]
+    if name is None:  # a backbone alone, or the verb alone, spoken of
+        assert asked["backbone"] is None or registry.normalise_backbone(asked["backbone"])
+        return
     extra = {"backbone": asked["backbone"]} if asked.get("backbone") else {}
     kind: Any = {"run": "tasks", "pretrain": "pretrain", "check": None}[verb]
     resolved = recipe.resolve(name, asked["overrides"], extra, kind=kind)
@@ -411,3 +416,46 @@ def test_the_training_task_of_the_docs_runs(workplace: Path, data_root: Path) ->
     assert result.task == "rotation"
     assert 0 <= result.metrics["top1"] <= 100
     assert (result.steps, result.epochs) == (8, 2.0)
+
+
+def test_the_worked_examples_of_the_page_about_backbones_run(
+    workplace: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every block in its order: files are written and run, commands answer as shown but for their digests.
+
+    timm's download is replaced by untrained weights of the same names; what needs ImageNet is left out.
+    """
+    monkeypatch.setattr(
+        timm_builder,
+        "load_state_dict_from_hf",
+        lambda *_, **__: timm.create_model("vit_base_patch16_224", num_classes=0).state_dict(),
+    )
+
+    def same(text: str) -> str:
+        text = re.sub(r"sha256 [0-9a-f]+…?", "sha256", text)
+        return re.sub(r"(small of ).*(my_vit\.py)", r"\1\2", text).strip()
+
+    answered = 0
+    for block in blocks(ROOT / "docs" / "backbones.md"):
+        if block.language == "python" and block.file == "my_training.py":
+            exec(compile(block.text, block.file, "exec"), {})
+        for part in (
+            re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:] if block.language == "console" else []
+        ):
+            command, _, shown = part.partition("\n")
+            arguments = our_arguments(command)
+            assert arguments is not None
+            if arguments[0] == "run" and not arguments[2].startswith("demo/"):
+                continue
+            answer = CliRunner().invoke(
+                cli.app, [*arguments, "--data-root", str(data_root), "--runs", str(workplace / "runs")]
+            )
+            if arguments[0] == "run":
+                assert answer.exit_code == 0, answer.output
+                assert not shown.strip()
+            else:
+                assert same(answer.stdout + answer.stderr) == same(shown)
+                answered += 1
+    assert answered >= 4
+    (result,) = api.load_results(workplace / "runs").to_dict("records")
+    assert result["recipe"] == "demo/imagenet-knn"

@@ -1,4 +1,4 @@
-"""Hierarchical backbones: timm's own maps, strict loading, and a clear no where they do not belong."""
+"""Hierarchical backbones: timm's own maps and strict loading."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALL = [RESNET, CONVNEXT, SWIN]
 
 
 def loaded(spec: str, **options: Any) -> HierarchicalBackbone:
-    backbone = load_backbone(spec, hierarchical=True, **options)
+    backbone = load_backbone(spec, **options)
     assert isinstance(backbone, HierarchicalBackbone)
     return backbone
 
@@ -43,10 +43,11 @@ def test_maps_are_those_of_timms_feature_extractor(arch: str) -> None:
     indices = (1, 2, 3, 4) if arch == RESNET else (0, 1, 2, 3)
     theirs = timm.create_model(arch, features_only=True, out_indices=indices, **options).eval()
     ours = loaded(f"random:{arch}?seed=3").eval()
-    # timm's extractor writes stages_0 for stages.0.
+    # timm's extractor writes stages_0 for stages.0, and has no final norm.
     weights = {
         re.sub(r"^(stem|stages|layers)\.(\d)", r"\1_\2", name): tensor
         for name, tensor in ours.net.state_dict().items()
+        if not name.startswith("final_norm.")
     }
     theirs.load_state_dict(weights, strict=True)
     with torch.no_grad():
@@ -78,42 +79,53 @@ def classifier(arch: str, path: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("arch", "dropped"),
+    ("arch", "norm", "dropped"),
     [
-        (RESNET, {"fc.weight": "head", "fc.bias": "head"}),
-        (
-            CONVNEXT,
-            {
-                "head.norm.weight": "final norm",
-                "head.norm.bias": "final norm",
-                "head.fc.weight": "head",
-                "head.fc.bias": "head",
-            },
-        ),
-        (
-            SWIN,
-            {
-                "norm.weight": "final norm",
-                "norm.bias": "final norm",
-                "head.fc.weight": "head",
-                "head.fc.bias": "head",
-            },
-        ),
+        (RESNET, "", {"fc.weight", "fc.bias"}),
+        (CONVNEXT, "head.norm", {"head.fc.weight", "head.fc.bias"}),
+        (SWIN, "norm", {"head.fc.weight", "head.fc.bias"}),
     ],
 )
-def test_a_classifier_loads_without_what_follows_its_last_map(
-    arch: str, dropped: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_classifier_loads_without_its_head(arch: str, norm: str, dropped: set[str], tmp_path: Path) -> None:
     state = classifier(arch, tmp_path / "weights.safetensors")
     backbone = loaded(f"file:{tmp_path}/weights.safetensors?arch={arch}")
     own = backbone.net.state_dict()
-    assert all((own[name] == state[name]).all() for name in own)
+    theirs = {
+        name.replace(f"{norm}.", "final_norm.", 1) if norm and name.startswith(f"{norm}.") else name: tensor
+        for name, tensor in state.items()
+    }
+    assert all((own[name] == theirs[name]).all() for name in own)
     report = backbone.report
-    assert {entry.name: entry.note for entry in report.dropped} == dropped
-    assert {entry.name for entry in report.matched} == set(own) == set(state) - set(dropped)
+    assert {(entry.name, entry.note) for entry in report.dropped} == {(name, "head") for name in dropped}
+    assert {entry.name for entry in (*report.matched, *report.converted)} == set(own) == set(theirs) - dropped
+    assert {(entry.name, entry.note) for entry in report.converted} == (
+        {(f"final_norm.{part}", f"from {norm}.{part}") for part in ("weight", "bias")} if norm else set()
+    )
     assert report.coverage == 100
     assert report.digest_before == report.digest_after == backbone.digest
     assert "hierarchical classifier (timm)" in report.summary()
+
+
+@pytest.mark.parametrize("arch", ALL)
+def test_tokens_are_the_last_map_after_the_norm_that_timm_has(arch: str) -> None:
+    backbone = loaded(f"random:{arch}").eval()
+    norm = getattr(backbone.net, "final_norm", None)
+    if norm is not None:
+        torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
+    prefix, cells = backbone.tokens(photo())
+    last = backbone.pyramid(photo())[-1].permute(0, 2, 3, 1)
+    assert prefix.shape == (2, 0, backbone.width)
+    if norm is None:
+        assert torch.equal(cells, last)
+        return
+    torch.testing.assert_close(
+        cells, nn.functional.layer_norm(last, last.shape[-1:], norm.weight, norm.bias, norm.eps)
+    )
+    before = backbone.pyramid(photo())
+    backbone.remove_norm()
+    torch.testing.assert_close(backbone.tokens(photo())[1], last)
+    torch.testing.assert_close(backbone.pyramid(photo()), before)
+    assert backbone.layer_names()[-1] == []
 
 
 @pytest.mark.parametrize(
@@ -162,41 +174,21 @@ def test_untrained_weights_follow_from_the_seed() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (f"random:{RESNET}", "only plain ViTs .* fit this task, and test_resnet is a ResNet; hierarchical"),
-        ("timm:resnet50.a1_in1k", "and resnet50 is a ResNet"),
-        (f"file:weights.pth?arch={CONVNEXT}", "and test_convnext is a ConvNeXt"),
-    ],
-)
-def test_tasks_that_take_plain_vits_say_so(spec: str, message: str) -> None:
-    with pytest.raises(MaeBenchError, match=message):
-        load_backbone(spec)
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("random:test_efficientnet", "only plain ViTs .* is a EfficientNet"),
-        (f"random:{RESNET}?depth=3", "takes no 'depth'"),
+        ("random:nest_tiny", r"nest_tiny has maps at strides \[4, 8, 16\], not at 4 different ones"),
+        ("random:levit_128", r"levit_128 has maps at strides \[16, 32, 64\], not at 4 different ones"),
+        (f"random:{RESNET}?depth=3", "test_resnet is no plain ViT, so it takes no 'depth'"),
         (f"random:{RESNET}?mean=0.5,0.5,0.5", "give mean and std together"),
     ],
 )
 def test_mistakes_are_one_sentence(spec: str, message: str) -> None:
     with pytest.raises(MaeBenchError, match=message):
-        load_backbone(spec, hierarchical=True)
-
-
-def test_plain_vits_stay_what_they_are() -> None:
-    plain = load_backbone("random:test_vit", hierarchical=True)
-    assert not plain.hierarchical
-    assert plain.digest == load_backbone("random:test_vit").digest
+        load_backbone(spec)
 
 
 def test_a_run_records_what_a_hierarchical_backbone_has(tmp_path: Path) -> None:
     write_colours(tmp_path)
     run = open_run(tmp_path, KNN, backbone=f"random:{RESNET}")
-    with pytest.raises(MaeBenchError, match=r"only plain ViTs .* fit this task"):
-        run.adapter.run(run)
-    backbone = run.backbone(hierarchical=True)
+    backbone = run.backbone()
     facts = BackboneRecord.model_validate(run._facts["backbone"])
     assert (facts.width, facts.depth, facts.patch_size) == (96, 4, None)
     assert facts.digest == backbone.digest
@@ -220,7 +212,8 @@ def test_layers_hold_every_parameter_once_in_depth_order(arch: str, depth: int, 
     names = [name for name, _ in backbone.named_parameters()]
     assert sorted(name for layer in layers for name in layer) == sorted(names)
     assert (backbone.depth, len(layers)) == (depth, depth + 2)
-    assert layers[-1] == []
+    norm = ["net.final_norm.weight", "net.final_norm.bias"]
+    assert layers[-1] == ([] if arch == RESNET else norm)
     assert layers[1][:1] == first
     stem = ("net.conv1", "net.bn1", "net.stem", "net.patch_embed")
     assert layers[0]
@@ -251,7 +244,7 @@ def test_stochastic_depth_grows_with_depth(arch: str) -> None:
     backbone = loaded(f"random:{arch}", drop_path=0.9)
     rates = [
         {module.drop_prob for module in block.modules() if isinstance(module, DropPath)} or {0.0}
-        for _, block in backbone._blocks()
+        for block in (backbone.get_submodule(name) for name in backbone._blocks)
     ]
     last = backbone.depth - 1
     assert [list(rate) for rate in rates] == [[pytest.approx(0.9 * i / last)] for i in range(last + 1)]
@@ -268,7 +261,10 @@ def test_statistics_that_were_pretrained_stay_and_others_are_learned(tmp_path: P
     classifier(RESNET, tmp_path / "weights.safetensors")
     pretrained = loaded(f"file:{tmp_path}/weights.safetensors?arch={RESNET}").train()
     untrained = loaded(f"random:{RESNET}").train()
-    for backbone, fixed in ((pretrained, True), (untrained, False)):
+    tuned = loaded(f"file:{tmp_path}/weights.safetensors?arch={RESNET}").train()
+    pretrained.fix_statistics()
+    untrained.fix_statistics()
+    for backbone, fixed in ((pretrained, True), (untrained, False), (tuned, False)):
         before = backbone.net.state_dict()["layer4.0.bn1.running_mean"].clone()
         backbone.pyramid(photo())[-1].sum().backward()
         after = backbone.net.state_dict()["layer4.0.bn1.running_mean"]

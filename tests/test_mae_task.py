@@ -135,6 +135,7 @@ def test_model_of_the_settings() -> None:
             data__image_size=[16, 32],
             model__args__patch_size=[4, 8],
             model__args__reg_tokens=3,
+            data__channels=1,
             mean=[0.5],
             std=[0.25],
             mask_ratio=0.5,

@@ -93,7 +93,7 @@ def test_dropout_takes_whole_channels_before_the_classifier() -> None:
 
 
 def test_linear_head_normalises_maps_side_by_side() -> None:
-    head = LinearHead(3, maps=2, classes=4, dropout=0.0).double()
+    head = LinearHead([3, 3], classes=4, dropout=0.0).double()
     first, second = numbers((2, 3, 4, 5), 1), 5 + 3 * numbers((2, 3, 4, 5), 2)
     joined = torch.cat([first, second], dim=1)
     standard = (joined - joined.mean((0, 2, 3), keepdim=True)) / (
@@ -289,6 +289,6 @@ def test_crops_must_hold_whole_patches(canvas: tuple[int, int]) -> None:
 
 
 def test_uper_net_takes_any_pool_scales() -> None:
-    head = UperNet(6, 4, CLASSES, scales=[1, 5], dropout=0.0)
+    head = UperNet([6] * 4, 4, CLASSES, scales=[1, 5], dropout=0.0)
     maps = [torch.randn(2, 6, side, side) for side in (16, 8, 4, 2)]
     assert head(maps).shape == (2, CLASSES, 16, 16)

@@ -531,7 +531,7 @@ def test_the_name_of_a_file_does_not_choose_its_decoder(tmp_path: Path) -> None:
 
 def test_tensors_and_pillow_images_pass() -> None:
     tensor = torch.zeros(5, 4, 3, dtype=torch.uint8)
-    assert decode(tensor) is tensor
+    assert decode(tensor, 5) is tensor
     assert np.array_equal(
         decode(RGB.convert("L")).permute(1, 2, 0).numpy(), np.asarray(RGB.convert("L").convert("RGB"))
     )

@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import pickle
+import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -231,6 +233,380 @@ def test_wrappers_and_prefixes(
     assert digest(state) == digest(encoder())
 
 
+# ---------------------------------------------------------------- one network of several
+
+
+def named(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def wrong() -> dict[str, Tensor]:
+    """A network that must not be taken."""
+    return {name: torch.full_like(tensor, 9.0) for name, tensor in encoder().items()}
+
+
+def taken(path: Path, payload: Any, key: str | None = None) -> Any:
+    """Where the right network lay, once that is what was read."""
+    state, info = read_checkpoint(saved(path, payload), key)
+    assert digest(state) == digest(encoder())
+    return info
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        *("model", "state_dict", "network", "net", "module", "backbone", "encoder", "params"),
+        *("model_state_dict", "teacher", "student", "target_encoder", "model_ema", "state_dict_ema"),
+        *("ema", "ema_state_dict", "ema_model", "params_ema"),
+    ],
+)
+def test_every_wrapper_alone(tmp_path: Path, wrapper: str) -> None:
+    info = taken(tmp_path / "x", {wrapper: encoder(), "epoch": 3, "center": torch.zeros(1)})
+    assert (info.wrapper, info.ignored, info.notes) == (wrapper, ("epoch", "center"), ())
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("teacher", "student"),
+        ("target_encoder", "encoder"),
+        ("state_dict", "state_dict_ema"),
+        ("model", "model_ema"),
+        ("params", "params_ema"),
+        ("network", "ema"),
+    ],
+)
+def test_of_two_networks_the_rule_takes_one_and_the_key_either(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    info = taken(tmp_path / "x", {second: wrong(), first: encoder(), "epoch": 3})
+    assert (info.wrapper, info.ignored) == (first, (second, "epoch"))
+    assert info.notes == (
+        f"of several networks in the file '{first}' was taken; another one is by key={second}",
+    )
+    info = taken(tmp_path / "y", {first: wrong(), second: encoder()}, key=second)
+    assert (info.wrapper, info.notes) == (second, ())
+
+
+def test_networks_that_no_rule_puts_in_order(tmp_path: Path) -> None:
+    payload = {"model": wrong(), "teacher": encoder(), "student": wrong()}
+    with pytest.raises(
+        MaeBenchError, match=r"under 'model' and 'teacher' and 'student'; say which are meant"
+    ):
+        read_checkpoint(saved(tmp_path / "x", payload))
+    taken(tmp_path / "y", payload, key="teacher")
+
+
+def test_keys_lead_through_wrappers_and_names(tmp_path: Path) -> None:
+    nested = {
+        "model": {"teacher": named(wrong(), "module."), "student": named(encoder(), "module.")},
+        "epoch": 1,
+    }
+    info = taken(tmp_path / "a", nested, key="model.student")
+    assert (info.wrapper, info.prefix) == ("model.student", "module.")
+    assert taken(tmp_path / "b", nested, key="student").wrapper == "model.student"
+    flat = {"state_dict": {**named(wrong(), "module.base."), **named(encoder(), "module.momentum.net.")}}
+    info = taken(tmp_path / "c", flat, key="momentum")
+    assert (info.wrapper, info.prefix) == ("state_dict", "module.momentum.net.")
+    assert info.ignored == (f"base ({len(encoder())} tensors)",)
+    for key in ("state_dict.momentum.net", "state_dict.module.momentum"):
+        assert taken(tmp_path / "d", flat, key=key).prefix == "module.momentum.net."
+    whole = {"state_dict": named(encoder(), "backbone.")}
+    assert taken(tmp_path / "e", whole, key="backbone").prefix == "backbone."
+
+
+def test_a_payload_that_holds_itself_ends(tmp_path: Path) -> None:
+    payload: dict[str, Any] = {"epoch": 3}
+    payload["model"] = payload
+    with pytest.raises(MaeBenchError, match="holds no weights; its entries are 'epoch', 'model'"):
+        read_checkpoint(saved(tmp_path / "x", payload))
+    payload["model"] = {"model": payload, "state_dict": encoder()}
+    with pytest.raises(MaeBenchError, match="both 'model' and 'state_dict'"):
+        read_checkpoint(saved(tmp_path / "y", payload))
+
+
+def test_a_torch_file_with_another_ending(tmp_path: Path) -> None:
+    info = taken(tmp_path / "model.safetensors", {"model": encoder()})
+    assert (info.container, info.wrapper) == ("torch", "model")
+
+
+def test_a_key_that_is_not_there(tmp_path: Path) -> None:
+    file = saved(tmp_path / "x", {"teacher": encoder(), "student": encoder()})
+    with pytest.raises(
+        MaeBenchError,
+        match=r"holds no network called 'techer'; did you mean 'teacher'; there is 'teacher', 'student', 'blocks'",
+    ):
+        read_checkpoint(file, key="techer")
+    with pytest.raises(
+        MaeBenchError, match=r"no network called 'ema'; there is 'model', 'cls_token', 'pos_embed'"
+    ):
+        read_checkpoint(
+            saved(tmp_path / "y", {"model": {"cls_token": torch.zeros(1), "pos_embed": torch.zeros(1)}}),
+            key="ema",
+        )
+
+
+@pytest.mark.parametrize("tower", ["model", "net", "network", "backbone", "encoder"])
+def test_a_lightning_module(tmp_path: Path, tower: str) -> None:
+    state = {
+        **named(encoder(), f"{tower}."),
+        "criterion.weight": torch.ones(5),
+        "head.weight": torch.ones(5, WIDTH),
+    }
+    payload = {
+        "epoch": 9,
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": state,
+        "callbacks": {"EMA": {"weights": wrong()}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(1)}}}],
+        "hyper_parameters": {"lr": 0.1},
+    }
+    info = taken(tmp_path / "x", payload)
+    assert (info.wrapper, info.prefix) == ("state_dict", f"{tower}.")
+    assert {"callbacks", "optimizer_states", "criterion (1 tensor)", "head (1 tensor)"} <= set(info.ignored)
+    # Elsewhere a network beside others is left for the formats, which know what may be beside it.
+    state_dict, info = read_checkpoint(saved(tmp_path / "y", {"state_dict": state}))
+    assert set(state_dict) == set(state)
+    assert info.prefix == ""
+
+
+def test_names_within_wrapping_modules(tmp_path: Path) -> None:
+    inner = {
+        name.replace("blocks.1.", "blocks.1._fsdp_wrapped_module._checkpoint_wrapped_module."): tensor
+        for name, tensor in encoder().items()
+    }
+    info = taken(tmp_path / "fsdp", {"model": named(inner, "_fsdp_wrapped_module.module.")})
+    assert info.prefix == "_fsdp_wrapped_module.module."
+    compiled = {
+        name.replace("blocks.0.attn.", "blocks.0.attn._orig_mod."): tensor
+        for name, tensor in encoder().items()
+    }
+    taken(tmp_path / "compiled", compiled)
+    averaged = {"n_averaged": torch.tensor(7), **named(encoder(), "module.")}
+    assert taken(tmp_path / "averaged", averaged).ignored == ("n_averaged",)
+    wrapper = {
+        "initted": torch.tensor(True),
+        "step": torch.tensor(3),
+        **named(encoder(), "ema_model."),
+        **named(wrong(), "online_model."),
+    }
+    info = taken(tmp_path / "ema", wrapper)
+    assert info.prefix == "ema_model."
+    assert info.notes == (
+        "of several networks in the file 'ema_model' was taken; another one is by key=online_model",
+    )
+    twice = {**encoder(), "_orig_mod.cls_token": torch.zeros(1)}
+    with pytest.raises(MaeBenchError, match="two tensors of one name"):
+        read_checkpoint(saved(tmp_path / "twice", twice))
+
+
+def test_teacher_and_student_in_one_flat_network(tmp_path: Path) -> None:
+    state = {
+        **named(wrong(), "student.backbone."),
+        **named(encoder(), "teacher.backbone."),
+        "loss.center": torch.zeros(1, 3),
+    }
+    info = taken(tmp_path / "x", {"model": state})
+    assert info.prefix == "teacher.backbone."
+    assert info.notes == (
+        "of several networks in the file 'teacher' was taken; another one is by key=student",
+    )
+    assert "loss (1 tensor)" in info.ignored
+    assert taken(tmp_path / "y", {"model": state}, key="teacher").notes == ()
+
+
+# ---------------------------------------------------------------- several files
+
+
+def sharded(folder: Path, *, torch_files: bool = False) -> Path:
+    """The encoder in two files beside an index, as the Hugging Face hub has it."""
+    folder.mkdir(parents=True)
+    end, names = ("bin" if torch_files else "safetensors"), list(encoder())
+    weight_map = {}
+    for number, part in enumerate((names[:7], names[7:]), start=1):
+        file = f"{'pytorch_model' if torch_files else 'model'}-0000{number}-of-00002.{end}"
+        tensors = {name: encoder()[name] for name in part}
+        if torch_files:
+            torch.save(tensors, folder / file)
+        else:
+            safetensors.torch.save_file(tensors, folder / file)
+        weight_map |= dict.fromkeys(part, file)
+    index = folder / f"{'pytorch_model' if torch_files else 'model'}.{end}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+    return index
+
+
+@pytest.mark.parametrize("torch_files", [False, True])
+@pytest.mark.parametrize("whole_folder", [False, True])
+def test_shards_are_put_together(tmp_path: Path, torch_files: bool, whole_folder: bool) -> None:
+    index = sharded(tmp_path / "model", torch_files=torch_files)
+    state, info = read_checkpoint(index.parent if whole_folder else index)
+    assert digest(state) == digest(encoder())
+    assert (info.container, info.path) == ("shards", index)
+
+
+def test_a_folder_with_one_file_of_weights(tmp_path: Path) -> None:
+    safetensors.torch.save_file(encoder(), tmp_path / "model.safetensors")
+    assert digest(read_checkpoint(tmp_path)[0]) == digest(encoder())
+    safetensors.torch.save_file(encoder(), tmp_path / "other.safetensors")
+    with pytest.raises(MaeBenchError, match=r"holds 2 files without an index \(model\.safetensors, other"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "config.yaml").write_text("task: mae\n")
+    with pytest.raises(MaeBenchError, match=r"folder of a run, not a checkpoint; it is loaded with run:"):
+        read_checkpoint(tmp_path)
+
+
+def test_shards_that_are_not_whole(tmp_path: Path) -> None:
+    index = sharded(tmp_path / "missing")
+    (index.parent / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(MaeBenchError, match=r"1 of 2 files of weights are not there \(model-00002-of-00002"):
+        read_checkpoint(index.parent)
+    index.unlink()
+    with pytest.raises(MaeBenchError, match=r"holds model-00001-of-00002\.safetensors without its index"):
+        read_checkpoint(index.parent)
+
+    index = sharded(tmp_path / "swapped")
+    first, second = sorted(index.parent.glob("*.safetensors"))
+    held = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(
+        MaeBenchError, match=r"00001-of-00002\.safetensors (lacks|holds) .*, which by model\.safe"
+    ):
+        read_checkpoint(index)
+    first.write_bytes(held[: len(held) // 2])
+    with pytest.raises(MaeBenchError, match=r"00001-of-00002\.safetensors is a damaged or truncated"):
+        read_checkpoint(index)
+
+    index = sharded(tmp_path / "more")
+    entries = json.loads(index.read_text())
+    del entries["weight_map"]["cls_token"]
+    index.write_text(json.dumps(entries))
+    with pytest.raises(MaeBenchError, match=r"holds cls_token, which by .* is nowhere"):
+        read_checkpoint(index)
+
+
+@pytest.mark.parametrize(
+    "place", ["../outside.safetensors", "/etc/passwd", "..", "sub/inside.safetensors", ""]
+)
+def test_an_index_names_files_beside_it_and_no_others(tmp_path: Path, place: str) -> None:
+    safetensors.torch.save_file(encoder(), tmp_path / "outside.safetensors")
+    index = tmp_path / "folder" / "model.safetensors.index.json"
+    index.parent.mkdir()
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(encoder(), place)}))
+    with pytest.raises(MaeBenchError, match="is not the name of a file beside it, so it was not read"):
+        read_checkpoint(index)
+
+
+def test_an_index_leads_to_no_other_index(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model.safetensors.index.json"}})
+    )
+    with pytest.raises(MaeBenchError, match="is not a checkpoint: it begins with"):
+        read_checkpoint(tmp_path / "model.safetensors.index.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"model_type": "vit"}',
+        "[1, 2]",
+        '{"error": "Repository not found"',
+        '{"weight_map": "model.bin"}',
+        '{"weight_map": {"a": 1}}',
+    ],
+)
+def test_json_that_is_no_index(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_text(content)
+    with pytest.raises(MaeBenchError, match=r"is JSON or text, not weights|does not say which file"):
+        read_checkpoint(path)
+
+
+def test_a_distributed_checkpoint_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / ".metadata").write_bytes(b"x")
+    with pytest.raises(MaeBenchError, match="distributed checkpoint; put it into one file with python -m"):
+        read_checkpoint(tmp_path)
+
+
+# ---------------------------------------------------------------- TorchScript
+
+
+class Tower(torch.nn.Module):
+    """Parameters, a buffer, a number that is kept as a tensor, a view and modules within modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
+        self.turned = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3).t())
+        self.register_buffer("input_resolution", torch.tensor(224))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.visual(x)
+
+
+def scripted(path: Path) -> torch.nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions of torch call TorchScript deprecated
+        module = torch.jit.script(Tower().half())
+        torch.jit.save(module, str(path))
+    return module
+
+
+def test_an_archive_of_torchscript_is_read_without_its_code(tmp_path: Path) -> None:
+    module = scripted(tmp_path / "x.pt")
+    state, info = read_checkpoint(tmp_path / "x.pt")
+    assert info.container == "torchscript"
+    assert digest(state) == digest(module.state_dict())
+
+
+def rewritten(path: Path, change: Callable[[str, bytes], bytes]) -> None:
+    """The same archive with other contents."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, change(name, content))
+
+
+@pytest.mark.parametrize("kind", ["torch", "torchscript"])
+def test_a_zip_whose_pickle_calls_the_system_does_not_run(tmp_path: Path, kind: str) -> None:
+    path, marker = tmp_path / "x.pt", tmp_path / "marker"
+    saved(path, encoder()) if kind == "torch" else scripted(path)
+    evil = f"cposix\nsystem\n(S'touch {marker}'\ntR.".encode()
+    rewritten(path, lambda name, content: evil if name.endswith("/data.pkl") else content)
+    with pytest.raises(MaeBenchError, match=r"holds more than weights \(posix\.system\)"):
+        read_checkpoint(path)
+    assert not marker.exists()
+    pickle.loads(evil)
+    assert marker.exists(), "the pickle of this test is not malicious at all"
+
+
+def test_a_damaged_archive_of_torchscript(tmp_path: Path) -> None:
+    scripted(tmp_path / "x.pt")
+    whole = (tmp_path / "x.pt").read_bytes()
+    rewritten(tmp_path / "x.pt", lambda name, content: content[:-2] if name.endswith("/data/0") else content)
+    with pytest.raises(MaeBenchError, match=r"cannot be read as a TorchScript archive \(.* bytes\)"):
+        read_checkpoint(tmp_path / "x.pt")
+    (tmp_path / "x.pt").write_bytes(whole)
+    rewritten(
+        tmp_path / "x.pt", lambda name, content: content[:40] if name.endswith("/data.pkl") else content
+    )
+    with pytest.raises(MaeBenchError, match="cannot be read as a TorchScript archive"):
+        read_checkpoint(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("torch_files", [True, False])
+def test_a_malicious_shard_does_not_run(tmp_path: Path, torch_files: bool) -> None:
+    index, marker = sharded(tmp_path / "model", torch_files=torch_files), tmp_path / "marker"
+    last = sorted(index.parent.glob("*-of-*"))[-1]
+    torch.save({**torch.load(last), "more": Evil(marker)} if torch_files else {"more": Evil(marker)}, last)
+    with pytest.raises(
+        MaeBenchError, match=r"00002-of-00002.* holds more than weights \((posix|nt)\.system\)"
+    ):
+        read_checkpoint(index)
+    assert not marker.exists()
+
+
 def test_safetensors_are_told_by_their_content(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     safetensors.torch.save_file(encoder(), path, {"made": "here"})
@@ -331,10 +707,11 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         (torch.zeros(3), "holds a Tensor, not named weights"),
         ([1, 2], "holds a list, not named weights"),
         ({"epoch": 3}, "holds no weights; its entries are 'epoch'"),
-        ({"teacher": {"a": torch.zeros(1)}}, "tensors under 'teacher', in no format that is known"),
+        ({"first_try": {"a": torch.zeros(1)}}, "tensors under 'first_try', chosen by key=NAME"),
+        ({"teacher": {"a": torch.zeros(1)}}, "holds no ViT encoder: its 1 tensors are a"),
         (
             {"model": {"a": torch.zeros(1)}, "state_dict": {"a": torch.zeros(1)}},
-            "both 'model' and 'state_dict'",
+            "both 'model' and 'state_dict'; say which are meant: key=model or key=state_dict",
         ),
         (HEAD, "holds no weights"),
     ],

@@ -5,13 +5,14 @@ Shapes: B images, P prefix tokens, N = h*w patch tokens, D width, C classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from mae_bench.backbones import Backbone
+from mae_bench.backbones import Backbone
+from mae_bench.backbones.plain import PlainBackbone
+from mae_bench.errors import MaeBenchError
 
 Pooling = Literal["mean", "cls"]
 
@@ -47,7 +48,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.pooling = pooling
         if pooling == "mean":
-            backbone.vit.norm = nn.Identity()
+            backbone.remove_norm()
             self.fc_norm: nn.Module = nn.LayerNorm(backbone.width, eps=1e-6)
         else:
             self.fc_norm = nn.Identity()
@@ -57,16 +58,23 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W), or their `frozen_tokens` (B, P+N, D), -> logits (B, C) in fp32."""
-        frozen = self.backbone.frozen_blocks
-        grid = self.backbone.grid(x) if x.ndim == 4 else None
-        tokens = self.frozen_tokens(x) if x.ndim == 4 else x
-        features = pool(*self.backbone.rest(tokens, frozen, grid), self.pooling)
+        backbone = self.backbone
+        if isinstance(backbone, PlainBackbone):
+            grid = backbone.grid(x) if x.ndim == 4 else None
+            tokens = self.frozen_tokens(x) if x.ndim == 4 else x
+            features = pool(*backbone.rest(tokens, backbone.frozen_blocks, grid), self.pooling)
+        else:
+            features = pooled(backbone, x, self.pooling)
         with torch.autocast(features.device.type, enabled=False):
             logits: Tensor = self.head(self.fc_norm(features.float()))
         return logits
 
     def frozen_tokens(self, images: Tensor) -> Tensor:
-        """Tokens (B, P+N, D) after the blocks that are frozen whole; without gradient if there are any."""
+        """Tokens (B, P+N, D) after the blocks that are frozen whole; without gradient if there are any.
+
+        Of backbones that can be divided (`Backbone.splits`).
+        """
+        assert isinstance(self.backbone, PlainBackbone)
         frozen = self.backbone.frozen_blocks
         with torch.set_grad_enabled(torch.is_grad_enabled() and frozen == 0):
             return self.backbone.trunk(images, frozen)
@@ -84,8 +92,5 @@ class Classifier(nn.Module):
 
 def check_pooling(backbone: Backbone, pooling: Pooling) -> None:
     """Raise MaeBenchError if the class token is asked for and the backbone has none."""
-    from mae_bench.errors import MaeBenchError
-
-    # timm's register tokens are prefix tokens too, so their number alone does not say.
-    if pooling == "cls" and backbone.vit.cls_token is None:
+    if pooling == "cls" and not backbone.has_class_token:
         raise MaeBenchError(f"pooling: {backbone.spec} has no class token; use pooling=mean")

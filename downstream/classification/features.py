@@ -25,7 +25,7 @@ from downstream.classification.scoring import BATCH, own_share
 from mae_bench import screen
 from mae_bench.augment import normalise
 from mae_bench.backbones import Backbone
-from mae_bench.data import ImageDataset, decode, evaluation_batches
+from mae_bench.data import ImageDataset, evaluation_batches
 from mae_bench.data.decoding import UnreadableImageError
 from mae_bench.precision import suit_attention
 from mae_bench.run import Run
@@ -125,7 +125,7 @@ def pixels_digest(dataset: ImageDataset) -> str:
     probes = min(PROBES, len(dataset))
     for number in range(probes):
         try:
-            image = decode(dataset.source.read(number * len(dataset) // probes))
+            image = dataset.decoded(number * len(dataset) // probes)
         except (UnreadableImageError, OSError):
             # Whether that stops the run is decided where the image is needed.
             digest.update(b"unreadable")

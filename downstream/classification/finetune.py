@@ -49,7 +49,11 @@ class Finetune(TrainedAdapter[FinetuneConfig]):
     def backbone(self, run: Run) -> Backbone:
         """The backbone at the recipe's image size, with its stochastic depth."""
         height, width = self.config.data.image_size
-        return run.backbone(image_size=(height, width), drop_path=self.config.drop_path)
+        return run.backbone(
+            image_size=(height, width),
+            channels=self.config.data.channels,
+            drop_path=self.config.drop_path,
+        )
 
     def model(self, backbone: Backbone | None, run: Run) -> Classifier:
         """A `Classifier` over the whole backbone."""

@@ -13,6 +13,7 @@ from downstream.classification.splits import Splits, unaugmented
 from mae_bench import screen
 from mae_bench.adapter import Batch
 from mae_bench.augment import erase, normalise
+from mae_bench.backbones.plain import PlainBackbone
 from mae_bench.data import ImageDataset, key_of
 from mae_bench.run import Run
 from mae_bench.settings import AugmentSettings
@@ -30,7 +31,7 @@ class FeatureDataset(ImageDataset):
     """
 
     def __init__(self, dataset: ImageDataset, features: Features) -> None:
-        super().__init__(dataset.source, dataset.transform, seed=dataset.seed)
+        super().__init__(dataset.source, dataset.transform, seed=dataset.seed, channels=dataset.channels)
         self._features = features
 
     def fetch(self, epoch: int, index: int) -> tuple[dict[str, Any], dict[int, str]]:
@@ -63,6 +64,9 @@ def kept_once(model: Classifier, splits: Splits, config: PartialConfig, run: Run
     backbone = model.backbone
     frozen = backbone.frozen_blocks
     if frozen == 0:
+        return None
+    if not isinstance(backbone, PlainBackbone):
+        screen.say(f"the frozen blocks run for every image anew: {backbone.spec} cannot be divided there")
         return None
     if not unaugmented(config.data) or config.mix is not None:
         screen.say(f"the {frozen} frozen blocks run for every image anew: the recipe augments the images")

@@ -37,9 +37,10 @@ def inspect(
             )
     lines.append(f"images reach the model as {shape[0]} x {shape[1]} x {shape[2]} (channels, height, width)")
     check_pooling(backbone, settings.pooling)
-    patch = " x ".join(map(str, backbone.patch_size))
+    cell = "cells" if backbone.hierarchical else "patches"
+    cells = f"{cell} of {' x '.join(map(str, backbone.patch_size))}"
     lines.append(
-        f"backbone {backbone.spec}: width {backbone.width}, depth {backbone.depth}, patches of {patch}, "
+        f"backbone {backbone.spec}: width {backbone.width}, depth {backbone.depth}, {cells}, "
         f"{backbone.report.coverage:.1f} % of the weights loaded"
     )
     different = other_size(run, backbone, settings.published_arch)

@@ -78,7 +78,7 @@ class KNN(Adapter[KNNConfig]):
 
     def _backbone(self, run: Run) -> Backbone:
         height, width = self.config.data.image_size
-        return run.backbone(image_size=(height, width))
+        return run.backbone(image_size=(height, width), channels=self.config.data.channels)
 
     def _features(self, splits: Splits, backbone: Backbone, run: Run) -> tuple[Features, Features]:
         """Features of the training images and of the validation images."""

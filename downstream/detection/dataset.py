@@ -21,7 +21,7 @@ from mae_bench.data.dataset import TINY_PIXELS
 class DetectionDataset(Samples):
     """Samples of a COCO-format dataset; images keep their own sizes.
 
-    In training a sample holds ``image``, uint8 ``(3, h, w)``, jittered and no larger than the canvas, and
+    In training a sample holds ``image``, uint8 ``(C, h, w)``, jittered and no larger than the canvas, and
     ``target`` with the n >= 0 objects that are visible: ``boxes``, float32 ``(n, 4)``, x0, y0, x1, y1 around
     the cropped masks; ``labels``, int64 ``(n,)`` from 1 on; ``masks``, uint8 ``(n, h, w)``.
 

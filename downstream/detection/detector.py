@@ -17,12 +17,14 @@ from mae_bench.augment import normalise
 from mae_bench.backbones import Backbone
 from mae_bench.backbones.dense import DenseViT, quarters
 from mae_bench.backbones.hierarchical import HierarchicalBackbone
+from mae_bench.backbones.others import FlatBackbone
+from mae_bench.backbones.plain import PlainBackbone
 from mae_bench.errors import MaeBenchError
 from mae_bench.norms import synchronised
 
 
 def build(
-    backbone: Backbone | HierarchicalBackbone,
+    backbone: Backbone,
     classes: int,
     config: DetectorSettings,
     canvas: tuple[int, int],
@@ -44,6 +46,7 @@ def build(
     if isinstance(backbone, HierarchicalBackbone):
         body, pyramid, blocks, strides = _over_hierarchical(backbone, config, canvas)
     else:
+        assert isinstance(backbone, PlainBackbone | FlatBackbone)
         body, pyramid, blocks, strides = _over_plain(backbone, config, canvas)
     heads = RegionHeads
     if config.heads.cascade:
@@ -66,7 +69,9 @@ Parts = tuple[nn.Module, nn.Module, list[int], list[float]]
 """Backbone, pyramid, the blocks it takes, and the strides of p2 to p6."""
 
 
-def _over_plain(backbone: Backbone, config: DetectorSettings, canvas: tuple[int, int]) -> Parts:
+def _over_plain(
+    backbone: PlainBackbone | FlatBackbone, config: DetectorSettings, canvas: tuple[int, int]
+) -> Parts:
     height, width = backbone.patch_size
     if height != width:
         raise MaeBenchError(
@@ -113,6 +118,9 @@ def _over_hierarchical(
             "the one before"
         )
     _check_canvas(canvas, strides[3], backbone.spec)
+    backbone.remove_norm()
+    # Detection trains on few images at once.
+    backbone.fix_statistics()
     neck = TopDownPyramid(backbone.widths, config.pyramid.channels, config.pyramid.norm, rescaled=False)
     return backbone, neck, [], strides
 
@@ -135,6 +143,7 @@ class Detector(nn.Module):
         roi_heads: box and mask heads.
         blocks: the blocks of a plain ViT whose maps the pyramid takes; empty for a hierarchical backbone.
         canvas: (height, width) of what the backbone sees.
+        departures: what of the settings its backbone does not allow, a sentence each.
         mean, std: normalisation of the input per channel, on a scale of 0 to 1.
     """
 
@@ -155,6 +164,7 @@ class Detector(nn.Module):
         self.roi_heads = roi_heads
         self.blocks = list(blocks)
         self.canvas = canvas
+        self.departures: list[str] = list(getattr(body, "departures", ()))
         self.mean: Sequence[float] = body.mean  # type: ignore[assignment]
         self.std: Sequence[float] = body.std  # type: ignore[assignment]
 
@@ -187,7 +197,8 @@ class Detector(nn.Module):
     def features(self, images: Sequence[Tensor]) -> list[Tensor]:
         """The five levels (B, C, h, w) of the pyramid."""
         batch = self._padded(images)
-        maps = self.body(batch, self.blocks) if self.blocks else self.body(batch)
+        body = self.body
+        maps = body.pyramid(batch) if isinstance(body, HierarchicalBackbone) else body(batch, self.blocks)
         levels: list[Tensor] = self.pyramid(maps)
         return levels
 

@@ -79,7 +79,7 @@ def draw_saved(source: CocoSource, detections: Path, count: int, path: Path) -> 
     rows = []
     for index in chosen:
         try:
-            image = decode(source.read(index))
+            image = source.read(index)
         except (UnreadableImageError, OSError) as error:
             raise MaeBenchError(f"{source.name(index)}: {error}") from None
         rows.append(
@@ -96,7 +96,7 @@ def draw_files(adapter: Detection, run: Run, files: Sequence[str], path: Path) -
     rows = []
     for file in files:
         try:
-            image = decode(Path(file).read_bytes())
+            image = decode(Path(file).read_bytes(), data.channels)
         except (UnreadableImageError, OSError) as error:
             raise MaeBenchError(f"{file}: cannot be read as an image: {error}") from None
         size = int(image.shape[1]), int(image.shape[2])

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from downstream.detection.records import Record
+from mae_bench.data import as_rgb
 
 Colour = tuple[int, int, int]
 
@@ -55,7 +56,7 @@ def draw(
     """One image with ground truth on the left and detections on the right, under captions.
 
     Args:
-        image: uint8 ``(3, h, w)``.
+        image: uint8 ``(C, h, w)``, of which the first three channels are shown, or one as grey.
         truth: `boxes` ``(n, 4)``, `labels` ``(n,)`` from 1 on, and perhaps `masks` uint8 ``(n, h, w)``;
             None: detections alone are drawn.
         detections: records of this image, in its pixels. Those from `threshold` on are drawn; if there are
@@ -151,7 +152,7 @@ def _counted(number: int, what: str) -> str:
 
 def _cell(image: Tensor, things: Sequence[_Thing], factor: int, font: Any) -> Image.Image:
     """The image enlarged, with masks below boxes below labels."""
-    pixels = image.cpu().permute(1, 2, 0).numpy().copy()
+    pixels = as_rgb(image).cpu().permute(1, 2, 0).numpy().copy()
     for thing in things:
         if thing.mask is not None:
             inside = thing.mask.astype(bool)

@@ -47,13 +47,20 @@ class CocoSource:
         annotations: the file's content.
         folder: folder of the images.
         chosen: which of the images, in order; None: all, by ascending id.
+        channels: C of the images, see `mae_bench.data.decode`.
     """
 
     def __init__(
-        self, annotations: Annotations, folder: Path, chosen: NDArray[np.int64] | None = None
+        self,
+        annotations: Annotations,
+        folder: Path,
+        chosen: NDArray[np.int64] | None = None,
+        *,
+        channels: int = 3,
     ) -> None:
         self.annotations = annotations
         self.folder = folder
+        self.channels = channels
         self.chosen = np.arange(len(annotations.image_ids)) if chosen is None else chosen
         self.categories = annotations.categories
         """``id`` and ``name``; label k stands for number k - 1."""
@@ -81,7 +88,7 @@ class CocoSource:
         return int(self.annotations.image_ids[self.chosen[index]])
 
     def read(self, index: int) -> Tensor:
-        """The image, uint8 RGB ``(3, h, w)``, upright.
+        """The image, uint8 ``(C, h, w)``, upright.
 
         EXIF orientation is applied, as in detectron2: it is how people see the image whose objects they mark.
 
@@ -91,7 +98,7 @@ class CocoSource:
         """
         with open(self.name(index), "rb", buffering=0) as file:
             data = file.read()
-        stored = decode(data)
+        stored = decode(data, self.channels)
         image = _TURNS.get(_orientation(data), lambda same: same)(stored)
         if tuple(image.shape[1:]) != self.size(index):
             height, width = self.size(index)
@@ -180,14 +187,14 @@ def open_split(data: DetectionData, split: Split, data_root: Path) -> CocoSource
     folder = data_root / data.root / part.images
     _check_images(annotations, folder, data.max_bad_images, f"data.{split}.images = '{part.images}'")
     if split == "val":
-        return CocoSource(annotations, folder)
+        return CocoSource(annotations, folder, channels=data.channels)
     _compare_categories(annotations, _read(data, "val", data_root))
     chosen = annotations.trainable() if data.filter_empty else None
     if chosen is not None and not len(chosen):
         raise MaeBenchError(
             f"{annotations.path}: no image shows an object that is no crowd: nothing to train on"
         )
-    return CocoSource(annotations, folder, chosen)
+    return CocoSource(annotations, folder, chosen, channels=data.channels)
 
 
 # Annotation files read by this process, by path, time of change and size. Opening the training split looks at

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from downstream.detection.settings import DetectionConfig
 from mae_bench.adapter import Batch, Metric, TrainedAdapter
 from mae_bench.errors import MaeBenchError
-from mae_bench.published import notice_other_size, other_size
+from mae_bench.published import notice_departures, notice_other_size, other_size
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -66,8 +66,7 @@ class Detection(TrainedAdapter[DetectionConfig]):
 
         The positions of a plain ViT are resampled by the detector.
         """
-        # `build` takes both kinds; the contract of a trained task names the one that every task takes.
-        return cast("Backbone", run.backbone(drop_path=self.config.drop_path, hierarchical=True))
+        return run.backbone(drop_path=self.config.drop_path, channels=self.config.data.channels)
 
     def model(self, backbone: Backbone | None, run: Run) -> Detector:
         """The detector over the backbone, with the weights of `detector` where one is given."""
@@ -80,6 +79,7 @@ class Detection(TrainedAdapter[DetectionConfig]):
         height, width = self.config.data.image_size
         names = self.source(run).classes
         model = build(backbone, len(names), self.config.model, (height, width))
+        notice_departures(run, model.departures)
         if self.config.detector is not None:
             report = load_detector(model, Path(self.config.detector), classes=names)
             screen.say(report.summary())

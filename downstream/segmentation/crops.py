@@ -37,7 +37,7 @@ def scaled(height: int, width: int, factor: float) -> tuple[int, int]:
 
 
 def resize_image(image: Tensor, height: int, width: int) -> Tensor:
-    """uint8 ``(3, h, w)`` to uint8 ``(3, height, width)``, bilinear without antialiasing.
+    """uint8 ``(C, h, w)`` to uint8 ``(C, height, width)``, bilinear without antialiasing.
 
     On a CPU torch computes with whole numbers, elsewhere (where it cannot) with floats: a pixel may differ by
     1, as it may from OpenCV.
@@ -86,11 +86,11 @@ class SceneCrop:
         """Augment one pair.
 
         Args:
-            image: uint8 ``(3, h, w)``.
+            image: uint8 ``(C, h, w)``.
             labels: uint8 ``(h, w)``.
 
         Returns:
-            uint8 ``(3, H, W)`` and uint8 ``(H, W)``.
+            uint8 ``(C, H, W)`` and uint8 ``(H, W)``.
         """
         draws = Draws(key)
         factor = draws.uniform(*self.settings.scale)

@@ -31,6 +31,7 @@ class SegmentationSource:
         extensions: of each image.
         class_list: names and colours of the classes.
         reader: of the label maps.
+        channels: C of the images, see `mae_bench.data.decode`.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class SegmentationSource:
         extensions: Sequence[str],
         class_list: ClassList,
         reader: LabelReader,
+        channels: int = 3,
     ) -> None:
         self.images, self.labels = images, labels
+        self.channels = channels
         self.class_list, self.reader = class_list, reader
         self.classes = class_list.names
         self._stems = Names(names)
@@ -67,14 +70,22 @@ class SegmentationSource:
         """SHA-256 of the class list and of the path of every image below its folder, in order."""
         return fingerprint_of(self.classes, ((name, 0) for name in self._files))
 
+    def image(self, index: int) -> torch.Tensor:
+        """The image, uint8 ``(C, h, w)``.
+
+        Raises:
+            UnreadableImageError, OSError: it cannot be read.
+        """
+        return decode(Path(self.name(index)).read_bytes(), self.channels)
+
     def read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image uint8 ``(3, h, w)`` and label map uint8 ``(h, w)``.
+        """Image uint8 ``(C, h, w)`` and label map uint8 ``(h, w)``.
 
         Raises:
             UnreadableImageError, OSError: a file cannot be read.
             MaeBenchError: they differ in size, or the map is not one of these classes.
         """
-        image = decode(Path(self.name(index)).read_bytes())
+        image = self.image(index)
         labels = self.reader.read(self.label_path(index))
         if image.shape[-2:] != labels.shape:
             sizes = [f"{width}x{height}" for height, width in (image.shape[-2:], labels.shape)]
@@ -86,7 +97,7 @@ class SegmentationSource:
 
 
 class SegmentationDataset(Samples):
-    """Images with label maps: ``image`` (uint8 ``(3, h, w)``) and ``target`` (uint8 ``(h, w)``, 255 ignored).
+    """Images with label maps: ``image`` (uint8 ``(C, h, w)``) and ``target`` (uint8 ``(h, w)``, 255 ignored).
 
     Args:
         source: the pairs.
@@ -116,7 +127,7 @@ class SegmentationDataset(Samples):
         return {"image": image, "target": target}
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """``image`` uint8 ``(B, 3, H, W)`` and ``target`` uint8 ``(B, H, W)``, for evaluation lists of both.
+        """``image`` uint8 ``(B, C, H, W)`` and ``target`` uint8 ``(B, H, W)``, for evaluation lists of both.
 
         In any case ``key`` and ``index`` int64 ``(B,)``.
         """
@@ -131,7 +142,7 @@ class SegmentationDataset(Samples):
     def is_cheap(self) -> bool:
         """Whether a sample costs no more to make than to hand over; the first one tells for all."""
         try:
-            pixels = int(decode(Path(self.source.name(0)).read_bytes())[0].numel())
+            pixels = int(self.source.image(0)[0].numel())
         except (UnreadableImageError, OSError):
             return False
         return max(pixels, self.crop.height * self.crop.width if self.crop else 0) <= TINY_PIXELS
@@ -140,7 +151,16 @@ class SegmentationDataset(Samples):
 def train_dataset(
     data: SegmentationData, data_root: Path, seed: int, *, mean: Sequence[float]
 ) -> SegmentationDataset:
-    """The training pairs of a recipe, augmented. `mean` is the backbone's mean pixel, in [0, 1]."""
+    """The training pairs of a recipe, augmented.
+
+    Args:
+        mean: the backbone's mean pixel, in [0, 1].
+
+    Raises:
+        MaeBenchError: the backbone takes other channels than the images have; see also `open_split`.
+    """
+    if len(mean) != data.channels:
+        raise MaeBenchError(f"data.channels is {data.channels}, but the backbone takes {len(mean)} channels")
     crop = SceneCrop(data.augment, data.image_size, mean)
     source = open_split(data, "train", data_root)
     return SegmentationDataset(source, crop, seed=seed, max_bad_images=data.max_bad_images)
@@ -182,7 +202,8 @@ def open_split(data: SegmentationData, split: Split, data_root: Path) -> Segment
         )
     reader = LabelReader(len(classes), zero_is_ignored=data.zero_is_ignored, ignore_label=data.ignore_label)
     stems = sorted(found)
-    return SegmentationSource(images, labels, stems, [found[stem] for stem in stems], classes, reader)
+    extensions = [found[stem] for stem in stems]
+    return SegmentationSource(images, labels, stems, extensions, classes, reader, data.channels)
 
 
 def _by_stem(folder: Path, key: str, extensions: Iterable[str]) -> dict[str, str]:

@@ -35,7 +35,7 @@ class Labeller:
         self.model, self.data, self.run = model, data, run
 
     def __call__(self, image: Tensor) -> Tensor:
-        """uint8 ``(3, h, w)`` -> int64 ``(h, w)``, on the device of the run."""
+        """uint8 ``(C, h, w)`` -> int64 ``(h, w)``, on the device of the run."""
         return predict(
             self._logits,
             image.to(self.run.device),
@@ -111,7 +111,7 @@ def draw_files(label: Labeller, files: Sequence[str], classes: ClassList, path: 
     rows = []
     for file in files:
         try:
-            image = decode(Path(file).read_bytes())
+            image = decode(Path(file).read_bytes(), label.data.channels)
         except (UnreadableImageError, OSError) as error:
             raise MaeBenchError(f"{file} cannot be read as an image: {error}") from None
         rows.append(comparison(image, None, label(image).cpu(), classes))

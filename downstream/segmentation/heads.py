@@ -65,12 +65,19 @@ class LinearHead(nn.Module):
     The linear protocol of iBOT (arXiv:2111.07832) and DINOv2 (arXiv:2304.07193).
     """
 
-    def __init__(self, width: int, maps: int, classes: int, dropout: float) -> None:
+    def __init__(self, widths: Sequence[int], classes: int, dropout: float) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(width * maps)
-        self.classify = Classify(width * maps, classes, dropout)
+        self.norm = nn.BatchNorm2d(sum(widths))
+        self.classify = Classify(sum(widths), classes, dropout)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (B, D, h, w) of one size -> (B, K, h, w)."""
-        logits: Tensor = self.classify(self.norm(torch.cat(list(maps), dim=1)))
+        """Maps (B, D_i, h_i, w_i) -> (B, K, h, w), at the size of the first, to which others are enlarged."""
+        size = maps[0].shape[2:]
+        alike = [
+            one
+            if one.shape[2:] == size
+            else F.interpolate(one, size=size, mode="bilinear", align_corners=False)
+            for one in maps
+        ]
+        logits: Tensor = self.classify(self.norm(torch.cat(alike, dim=1)))
         return logits

@@ -41,7 +41,7 @@ def predict(
 
     Args:
         forward: the model; may run in lower precision, the rest is float32.
-        image: uint8 ``(3, h, w)``, on the model's device.
+        image: uint8 ``(C, h, w)``, on the model's device.
         settings: `data.evaluation`.
         canvas: height and width of the window, `data.image_size`.
         mean: of the backbone, for pixels in [0, 1].

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from mae_bench.errors import MaeBenchError
 from mae_bench.keys import Draws
 
 BRIGHTNESS = 32
@@ -26,7 +27,16 @@ _ROWS = 64
 
 
 def distort(image: Tensor, draws: Draws) -> Tensor:
-    """A distorted copy of an image, uint8 ``(3, h, w)``; the image itself where nothing was drawn."""
+    """A distorted copy of an image, uint8 ``(3, h, w)``; the image itself where nothing was drawn.
+
+    Raises:
+        MaeBenchError: the image is not RGB.
+    """
+    if image.shape[0] != 3:
+        raise MaeBenchError(
+            f"photometric distortion needs images of 3 channels, not {image.shape[0]}; "
+            "set data.augment.photometric=false"
+        )
     added = draws.uniform(-BRIGHTNESS, BRIGHTNESS) if _chosen(draws) else None
     contrast_first = _chosen(draws)
     factor = draws.uniform(*FACTORS) if contrast_first and _chosen(draws) else None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from downstream.segmentation.ade20k import Colour
 from downstream.segmentation.labels import IGNORED, ClassList
+from mae_bench.data import as_rgb
 
 # Pictures narrower than this are enlarged by a whole number, wider ones than the other made smaller.
 LEAST_WIDTH, MOST_WIDTH = 128, 512
@@ -32,12 +33,12 @@ def comparison(image: Tensor, truth: Tensor | None, prediction: Tensor, classes:
     """Image, truth if there is one, and prediction; below them the classes of both, the largest first.
 
     Args:
-        image: uint8 ``(3, h, w)``.
+        image: uint8 ``(C, h, w)``, of which the first three channels are shown, or one as grey.
         truth: classes ``(h, w)``, or `IGNORED`.
         prediction: likewise, of the same size.
     """
     maps = {"prediction": prediction} if truth is None else {"truth": truth, "prediction": prediction}
-    photograph = Image.fromarray(image.cpu().permute(1, 2, 0).contiguous().numpy())
+    photograph = Image.fromarray(as_rgb(image).cpu().permute(1, 2, 0).contiguous().numpy())
     cells = [_fitted(photograph, Image.Resampling.BILINEAR)]
     cells += [_fitted(painted(one, classes.colours), Image.Resampling.NEAREST) for one in maps.values()]
     width, height = cells[0].size

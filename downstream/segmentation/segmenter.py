@@ -1,4 +1,4 @@
-"""A segmenter: a plain ViT on the crop's grid under UperNet or a linear head, and its loss.
+"""A segmenter: a backbone under UperNet or a linear head, and its loss.
 
 Shapes: B images, K classes, H x W pixels of the crop, h x w of a head's logits.
 """
@@ -16,8 +16,12 @@ from downstream.segmentation.heads import AuxiliaryHead, LinearHead
 from downstream.segmentation.labels import IGNORED
 from downstream.segmentation.pyramid import Rescaling
 from downstream.segmentation.settings import SegmenterSettings
+from downstream.segmentation.stages import Stages
 from downstream.segmentation.uper import UperNet, resized
-from mae_bench.backbones import Backbone, DenseViT, quarters
+from mae_bench.backbones import Backbone, DenseViT, HierarchicalBackbone, quarters
+from mae_bench.backbones.hierarchical import STAGES
+from mae_bench.backbones.others import FlatBackbone
+from mae_bench.backbones.plain import PlainBackbone
 from mae_bench.errors import MaeBenchError
 from mae_bench.norms import processes, synchronised
 
@@ -33,7 +37,8 @@ def build(backbone: Backbone, classes: int, config: SegmenterSettings, canvas: t
     """The segmenter of a recipe over `backbone`, which becomes part of it.
 
     Args:
-        backbone: a plain ViT at any image size.
+        backbone: a plain ViT at any image size, which gets the crop's grid, or a hierarchical backbone, whose
+            own maps go into the head.
         classes: K.
         canvas: height and width of the crops in pixels.
 
@@ -42,40 +47,48 @@ def build(backbone: Backbone, classes: int, config: SegmenterSettings, canvas: t
     """
     blocks = _blocks(config, backbone)
     height, width = backbone.patch_size
-    if canvas[0] % height or canvas[1] % width or min(canvas[0] // height, canvas[1] // width) < 2:
+    least = 1 if backbone.hierarchical else 2
+    if canvas[0] % height or canvas[1] % width or min(canvas[0] // height, canvas[1] // width) < least:
+        cells = "cells" if backbone.hierarchical else "patches"
         raise MaeBenchError(
-            f"data.image_size: {list(canvas)} is not cut into whole patches of {height} x {width} pixels, "
-            f"two or more a side; use multiples of {height} and {width}"
+            f"data.image_size: {list(canvas)} is not cut into whole {cells} of {height} x {width} pixels"
+            f"{', two or more a side' if least == 2 else ''}; use multiples of {height} and {width}"
         )
-    dense = DenseViT(
-        backbone,
-        relative="table" if config.relative_positions else "none",
-        grid=(canvas[0] // height, canvas[1] // width),
-        prefix_tokens="keep",
-        resample="once",
-        final_norm=config.final_norm,
-        layer_scale=config.layer_scale,
-        checkpointing=config.checkpointing,
-    )
+    dense: DenseViT | Stages
+    if isinstance(backbone, HierarchicalBackbone):
+        dense = Stages(backbone, final_norm=config.final_norm)
+        widths = [backbone.widths[stage] for stage in blocks]
+    else:
+        assert isinstance(backbone, PlainBackbone | FlatBackbone)
+        dense = DenseViT(
+            backbone,
+            relative="table" if config.relative_positions else "none",
+            grid=(canvas[0] // height, canvas[1] // width),
+            prefix_tokens="keep",
+            resample="once",
+            final_norm=config.final_norm,
+            layer_scale=config.layer_scale,
+            checkpointing=config.checkpointing,
+        )
+        widths = [backbone.width] * len(blocks)
+        backbone.freeze_after(max(blocks))
     if config.freeze:
         backbone.freeze("all")
-    # What comes after the last block in use gets no gradient, which distributed training takes for an error.
-    for block in backbone.vit.blocks[max(blocks) + 1 :]:
-        block.requires_grad_(False)
-    return Segmenter(dense, blocks, classes, config)
+    return Segmenter(dense, blocks, widths, classes, config)
 
 
 def _blocks(config: SegmenterSettings, backbone: Backbone) -> list[int]:
-    """Indices of the blocks whose maps are taken."""
+    """Indices of the blocks whose maps are taken; of a hierarchical backbone, its stages."""
+    depth = STAGES if backbone.hierarchical else backbone.depth
     if config.blocks == "last":
-        return [backbone.depth - 1]
+        return [depth - 1]
     if config.blocks == "quarters":
-        return quarters(backbone.depth)
-    wrong = [block for block in config.blocks if block >= backbone.depth]
+        return quarters(depth)
+    wrong = [block for block in config.blocks if block >= depth]
     if wrong:
         raise MaeBenchError(
-            f"model.blocks: {backbone.spec} has blocks 0 to {backbone.depth - 1}, so none of number "
-            f"{wrong[0]}; `quarters` fits any depth"
+            f"model.blocks: {backbone.spec} has {'stages' if backbone.hierarchical else 'blocks'} 0 to "
+            f"{depth - 1}, so none of number {wrong[0]}; `quarters` fits any depth"
         )
     return list(config.blocks)
 
@@ -86,32 +99,38 @@ class Segmenter(nn.Module):
     On several processes the batch norms of the heads share their statistics (`mae_bench.norms`).
 
     Attributes:
-        backbone: the ViT, never in training mode where it is frozen.
-        blocks: indices of the blocks whose maps the head gets.
+        backbone: the backbone, never in training mode where it is frozen.
+        blocks: indices of the blocks (or stages) whose maps the head gets.
+        departures: what of the settings the backbone does not allow, a sentence each.
         mean, std: normalisation of the input per channel, on a scale of 0 to 1.
     """
 
     def __init__(
-        self, backbone: DenseViT, blocks: Sequence[int], classes: int, config: SegmenterSettings
+        self,
+        backbone: DenseViT | Stages,
+        blocks: Sequence[int],
+        widths: Sequence[int],
+        classes: int,
+        config: SegmenterSettings,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.blocks = list(blocks)
         self.mean, self.std = backbone.mean, backbone.std
+        self.departures = list(backbone.departures)
         self.frozen = config.freeze
         self.one_mean = config.head == "uper" and 1 in config.pool_scales
         self.rescaling: Rescaling | None = None
         self.auxiliary: AuxiliaryHead | None = None
         self.head: UperNet | LinearHead
         if config.head == "uper":
-            self.rescaling = Rescaling(backbone.width)
-            self.head = UperNet(backbone.width, config.channels, classes, config.pool_scales, config.dropout)
+            if isinstance(backbone, DenseViT):
+                self.rescaling = Rescaling(backbone.width)
+            self.head = UperNet(widths, config.channels, classes, config.pool_scales, config.dropout)
             if config.auxiliary_weight > 0:
-                self.auxiliary = AuxiliaryHead(
-                    backbone.width, config.auxiliary_channels, classes, config.dropout
-                )
+                self.auxiliary = AuxiliaryHead(widths[2], config.auxiliary_channels, classes, config.dropout)
         else:
-            self.head = LinearHead(backbone.width, len(self.blocks), classes, config.dropout)
+            self.head = LinearHead(widths, classes, config.dropout)
         for name in ("rescaling", "auxiliary", "head"):
             part: nn.Module | None = getattr(self, name)
             setattr(self, name, None if part is None else synchronised(part))

@@ -40,7 +40,7 @@ class SceneCropSettings(Settings):
     """A crop of which one class takes more than this share is drawn again, up to ten times; 1: any crop."""
     flip: Fraction = 0.5
     photometric: bool = True
-    """Brightness, contrast, saturation and hue, each with probability one half."""
+    """Brightness, contrast, saturation and hue, each with probability one half; for RGB only."""
 
     @model_validator(mode="after")
     def _ranges_ascend(self) -> SceneCropSettings:
@@ -89,6 +89,15 @@ class SegmentationData(DatasetSettings):
         stride, size = self.evaluation.stride, self.image_size
         if self.evaluation.mode == "slide" and (stride[0] > size[0] or stride[1] > size[1]):
             raise ValueError(f"evaluation.stride {stride} leaves gaps between windows of {size}")
+        return self
+
+    @model_validator(mode="after")
+    def _colours_are_rgb(self) -> SegmentationData:
+        if self.channels != 3 and self.augment.photometric:
+            raise ValueError(
+                f"augment.photometric is for RGB and channels is {self.channels}; "
+                "set data.augment.photometric=false"
+            )
         return self
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from downstream.segmentation.settings import SegmentationConfig
 from mae_bench.adapter import Batch, Metric, TrainedAdapter
 from mae_bench.errors import MaeBenchError
-from mae_bench.published import notice_other_size, other_size
+from mae_bench.published import notice_departures, notice_other_size, other_size
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +35,7 @@ class Segmentation(TrainedAdapter[SegmentationConfig]):
 
     def backbone(self, run: Run) -> Backbone:
         """The backbone at the size of its weights: positions are resampled by the segmenter."""
-        return run.backbone(drop_path=self.config.drop_path)
+        return run.backbone(drop_path=self.config.drop_path, channels=self.config.data.channels)
 
     def model(self, backbone: Backbone | None, run: Run) -> Segmenter:
         """The head over the backbone."""
@@ -46,7 +46,9 @@ class Segmentation(TrainedAdapter[SegmentationConfig]):
         height, width = self.config.data.image_size
         classes = self.val_set(run).source.classes
         self._statistics = backbone.mean, backbone.std
-        return build(backbone, len(classes), self.config.model, (height, width))
+        model = build(backbone, len(classes), self.config.model, (height, width))
+        notice_departures(run, model.departures)
+        return model
 
     def train_set(self, run: Run) -> SegmentationDataset:
         """The training images, cut, distorted and padded with the mean pixel of `model`'s backbone."""

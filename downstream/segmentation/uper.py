@@ -92,28 +92,28 @@ class UperNet(nn.Module):
     """Four maps of falling size -> logits at the size of the first.
 
     Args:
-        width: D, channels of every map that comes in.
+        widths: D_i, channels of the maps that come in, largest map first.
         channels: C, channels of all maps within.
         scales: cells a side of the pyramid pooling.
     """
 
     def __init__(
         self,
-        width: int,
+        widths: Sequence[int],
         channels: int,
         classes: int,
         scales: Sequence[int] = (1, 2, 3, 6),
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.pooling = PyramidPooling(width, channels, scales)
-        self.laterals = nn.ModuleList(ConvNorm(width, channels, kernel=1) for _ in range(3))
-        self.smooths = nn.ModuleList(ConvNorm(channels, channels, kernel=3) for _ in range(3))
-        self.fuse = FusingConv([channels] * 4, channels)
+        self.pooling = PyramidPooling(widths[-1], channels, scales)
+        self.laterals = nn.ModuleList(ConvNorm(width, channels, kernel=1) for width in widths[:-1])
+        self.smooths = nn.ModuleList(ConvNorm(channels, channels, kernel=3) for _ in widths[:-1])
+        self.fuse = FusingConv([channels] * len(widths), channels)
         self.classify = Classify(channels, classes, dropout)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (B, D, h_i, w_i), largest first -> (B, K, h_0, w_0)."""
+        """Maps (B, D_i, h_i, w_i), largest first -> (B, K, h_0, w_0)."""
         levels = [lateral(x) for lateral, x in zip(self.laterals, maps[:-1], strict=True)]
         levels.append(self.pooling(maps[-1]))
         for finer in reversed(range(len(levels) - 1)):

@@ -33,6 +33,9 @@ SOURCES = {
     "random": "mae_bench.backbones.sources:from_random",
     "run": "mae_bench.backbones.sources:from_run",
     "file": "mae_bench.backbones.sources:from_file",
+    "hf": "mae_bench.backbones.huggingface:from_hf",
+    "python": "mae_bench.backbones.python_source:from_python",
+    "torchhub": "mae_bench.backbones.torchhub:from_torchhub",
 }
 """Source name -> ``module:function``; the function takes a `Request` and returns a `Backbone`."""
 

@@ -1,7 +1,8 @@
 """Building timm's plain Vision Transformers by name, without head, at their native size.
 
-Plain means timm's `VisionTransformer` with ordinary patch embedding, ordinary pre-norm blocks and
-absolute position embeddings. Other families are refused by name.
+Plain means a column of blocks over patches of one size: timm's `VisionTransformer` (ViT, DeiT, DINO, MoCo
+v3, MAE, DINOv2, CLIP, SigLIP, AIMv2, I-JEPA), `Beit` (BEiT, data2vec, SimMIM) and `Eva` (EVA, DINOv3, PE).
+Whatever else timm has is built by `mae_bench.backbones.others`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,20 @@ from typing import Any
 import timm
 import torch
 from timm.layers import PatchEmbed, resample_abs_pos_embed
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.beit import Beit, gen_relative_position_index
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from mae_bench.backbones.formats.contract import Layout
+from mae_bench.backbones.relative import resized_table
 from mae_bench.errors import MaeBenchError, near
+
+Plain = VisionTransformer | Beit | Eva
+"""timm's classes of plain ViTs."""
+
+LAYOUTS: dict[Layout, type[nn.Module]] = {"vit": VisionTransformer, "beit": Beit, "eva": Eva}
+"""Whose names the tensors of a plain ViT have -> the class."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -74,8 +85,21 @@ ARGUMENTS: dict[str, Callable[[Any], Any]] = {
     "reg_tokens": _count,
     "no_embed_class": _bool,
     "pre_norm": _bool,
+    # of Beit and Eva
+    "use_abs_pos_emb": _bool,
+    "use_rel_pos_bias": _bool,
+    "use_shared_rel_pos_bias": _bool,
+    "use_rot_pos_emb": _bool,
+    "rope_rotate_half": _bool,
+    "rope_temperature": _float,
+    "num_reg_tokens": _count,
+    "swiglu_mlp": _bool,
+    "swiglu_align_to": _count,
+    "scale_mlp": _bool,
+    "scale_attn_inner": _bool,
+    "qkv_fused": _bool,
 }
-"""Arguments of timm's VisionTransformer that may vary an architecture, and how each is read."""
+"""Arguments of timm's plain ViTs that may vary an architecture, and how each is read."""
 
 
 def checked_arguments(values: Mapping[str, Any], where: str, others: Sequence[str] = ()) -> dict[str, Any]:
@@ -101,21 +125,27 @@ def checked_arguments(values: Mapping[str, Any], where: str, others: Sequence[st
 
 
 def known_name(name: str, where: str) -> str:
-    """`name` without its pretrained tag, once timm has it and it is not plainly another family.
+    """`name` without its pretrained tag, once timm has it.
 
     Raises:
-        MaeBenchError: unknown to timm (with near matches), or the builder of another class.
+        MaeBenchError: unknown to timm (with near matches).
     """
     base = name.partition(".")[0]
     if not timm.is_model(base):
         raise MaeBenchError(f"{where}: timm has no model '{base}'{near(base, timm.list_models())}")
-    built = inspect.signature(timm.model_entrypoint(base)).return_annotation
-    if inspect.isclass(built) and built is not VisionTransformer and issubclass(built, nn.Module):
-        raise MaeBenchError(_not_plain(where, base, f"a {built.__name__}"))
     return base
 
 
-def build(arch: str, arguments: Mapping[str, Any], *, channels: int, where: str) -> VisionTransformer:
+def layout_of(name: str) -> Layout | None:
+    """Whose names the tensors of an architecture have; None if timm does not build a plain ViT of it."""
+    base = name.partition(".")[0]
+    if not timm.is_model(base):
+        return None
+    built = inspect.signature(timm.model_entrypoint(base)).return_annotation
+    return next((layout for layout, kind in LAYOUTS.items() if built is kind), None)
+
+
+def build(arch: str, arguments: Mapping[str, Any], *, channels: int, where: str) -> Plain:
     """A plain ViT with timm's initial weights, drawn from torch's current random state.
 
     Args:
@@ -126,9 +156,21 @@ def build(arch: str, arguments: Mapping[str, Any], *, channels: int, where: str)
         MaeBenchError: timm does not know the name or cannot build it so, or it is no plain ViT.
     """
     name = known_name(arch, where)
+    layout = layout_of(name)
     options = {**arguments, "num_classes": 0, "in_chans": channels}
+    if layout is not None:
+        taken = inspect.signature(LAYOUTS[layout]).parameters
+        wrong = [argument for argument in arguments if argument not in taken]
+        if wrong:
+            raise MaeBenchError(
+                f"{where}: {name} is timm's {LAYOUTS[layout].__name__}, which takes no '{wrong[0]}'"
+                f"{near(wrong[0], [known for known in ARGUMENTS if known in taken])}"
+            )
     if arguments.get("class_token") is False:
         options["global_pool"] = "avg"  # timm's default pools the class token and asserts that it is there
+    if layout == "eva":
+        # Rotary positions are made for the grid of each image, instead of kept for one.
+        options["dynamic_img_size"] = True
     try:
         model = timm.create_model(name, pretrained=False, **options)
     except (AssertionError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
@@ -137,11 +179,16 @@ def build(arch: str, arguments: Mapping[str, Any], *, channels: int, where: str)
         raise MaeBenchError(f"{where}: timm cannot build {name} with {shown}: {reason}") from error
     vit = encoder_of(model, where, name)
     if "img_size" in arguments:
-        grid_for(vit, as_pair(arguments["img_size"]), where)
+        grid_for(vit.patch_embed.patch_size, as_pair(arguments["img_size"]), where)
     return vit
 
 
-def encoder_of(model: nn.Module, where: str, name: str) -> VisionTransformer:
+def is_plain(model: nn.Module) -> bool:
+    """Whether `model` is one of `Plain` that cuts its image into patches by one convolution."""
+    return type(model) in LAYOUTS.values() and type(model.patch_embed) is PatchEmbed
+
+
+def encoder_of(model: nn.Module, where: str, name: str) -> Plain:
     """`model` as an encoder: head and attention pooling taken off, the norm before pooling.
 
     timm's average-pooled classifiers normalise after pooling (``fc_norm``); here that norm becomes the
@@ -150,28 +197,19 @@ def encoder_of(model: nn.Module, where: str, name: str) -> VisionTransformer:
     Raises:
         MaeBenchError: it is no plain ViT.
     """
-    if type(model) is not VisionTransformer:
-        raise MaeBenchError(_not_plain(where, name, f"a {type(model).__name__}"))
-    if type(model.patch_embed) is not PatchEmbed:
-        raise MaeBenchError(_not_plain(where, name, f"embedded by a {type(model.patch_embed).__name__}"))
-    kinds = {type(block).__name__ for block in model.blocks if type(block) is not Block}
-    if kinds:
-        raise MaeBenchError(_not_plain(where, name, f"made of {', '.join(sorted(kinds))}"))
-    if model.pos_embed is None:
-        raise MaeBenchError(_not_plain(where, name, "without position embeddings"))
-    model.reset_classifier(0)
+    if not is_plain(model):
+        inside = type(getattr(model, "patch_embed", None)).__name__
+        raise MaeBenchError(
+            f"{where}: {name} is no plain ViT but a {type(model).__name__} that cuts images by a {inside}"
+        )
     bare: Any = model
-    bare.attn_pool = None
+    bare.reset_classifier(0)
+    if getattr(bare, "attn_pool", None) is not None:
+        bare.attn_pool = None
     if isinstance(bare.norm, nn.Identity):
         bare.norm, bare.fc_norm = bare.fc_norm, nn.Identity()
-    return model
-
-
-def _not_plain(where: str, name: str, found: str) -> str:
-    return (
-        f"{where}: only plain ViTs with absolute positions (timm's VisionTransformer) are supported, and "
-        f"{name} is {found}"
-    )
+    plain: Plain = bare
+    return plain
 
 
 # ---------------------------------------------------------------- sizes and positions
@@ -182,13 +220,13 @@ def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def grid_for(vit: VisionTransformer, size: tuple[int, int], where: str) -> tuple[int, int]:
-    """Rows and columns of patches in an image of `size` (height, width) pixels.
+def grid_for(patch_size: tuple[int, int], size: tuple[int, int], where: str) -> tuple[int, int]:
+    """Rows and columns of patches of `patch_size` in an image of `size`, (height, width) in pixels each.
 
     Raises:
         MaeBenchError: the patch size does not divide it.
     """
-    (height, width), (patch_h, patch_w) = size, vit.patch_embed.patch_size
+    (height, width), (patch_h, patch_w) = size, patch_size
     if height < patch_h or width < patch_w or height % patch_h or width % patch_w:
         nearest = [
             max(round(side / patch), 1) * patch for side, patch in ((height, patch_h), (width, patch_w))
@@ -200,18 +238,13 @@ def grid_for(vit: VisionTransformer, size: tuple[int, int], where: str) -> tuple
     return height // patch_h, width // patch_w
 
 
-def positional_prefix(vit: VisionTransformer) -> int:
+def positional_prefix(vit: Plain) -> int:
     """How many prefix tokens have an entry of their own in the position embeddings."""
-    return 0 if vit.no_embed_class else vit.num_prefix_tokens
+    prefix: int = vit.num_prefix_tokens
+    return 0 if getattr(vit, "no_embed_class", False) else prefix
 
 
-def positions(vit: VisionTransformer) -> nn.Parameter:
-    """Position embeddings: (1, P+N, D), or (1, N, D) where prefix tokens have none of their own."""
-    assert vit.pos_embed is not None  # `encoder_of` refuses the others
-    return vit.pos_embed
-
-
-def resampled(vit: VisionTransformer, table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+def resampled(vit: Plain, table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Position embeddings (1, P+h*w, D) of grid `old` on grid `new`; prefix entries are kept.
 
     Bicubic with antialiasing, in fp32: timm's `resample_abs_pos_embed`.
@@ -221,11 +254,29 @@ def resampled(vit: VisionTransformer, table: Tensor, old: tuple[int, int], new: 
     )
 
 
-def set_grid(vit: VisionTransformer, new: tuple[int, int]) -> None:
-    """Resample the position embeddings of `vit`, in place, to `new` rows and columns of patches."""
-    old = vit.patch_embed.grid_size
-    with torch.no_grad():
-        table = resampled(vit, positions(vit), old, new).clone()
-    vit.pos_embed = nn.Parameter(table, requires_grad=positions(vit).requires_grad)
-    patch_h, patch_w = vit.patch_embed.patch_size
+def set_grid(vit: Plain, new: tuple[int, int]) -> None:
+    """Resample whatever of `vit` depends on the grid, in place, to `new` rows and columns of patches."""
+    old, (patch_h, patch_w) = vit.patch_embed.grid_size, vit.patch_embed.patch_size
+    table = vit.pos_embed
+    if table is not None:
+        with torch.no_grad():
+            moved = resampled(vit, table, old, new).clone()
+        vit.pos_embed = nn.Parameter(moved, requires_grad=table.requires_grad)
+    if isinstance(vit, Beit) and old != new:
+        blocks: Any = vit.blocks
+        for holder in (vit.rel_pos_bias, *(block.attn for block in blocks)):
+            if getattr(holder, "relative_position_bias_table", None) is not None:
+                _set_table(holder, new)
     vit.patch_embed.set_input_size(img_size=(new[0] * patch_h, new[1] * patch_w))
+
+
+def _set_table(holder: Any, new: tuple[int, int]) -> None:
+    """A BEiT's table of relative positions for another grid, with timm's index into it."""
+    table = holder.relative_position_bias_table
+    with torch.no_grad():
+        moved = resized_table(table, tuple(holder.window_size), new)
+    holder.relative_position_bias_table = nn.Parameter(moved, requires_grad=table.requires_grad)
+    holder.window_size = new
+    holder.window_area = new[0] * new[1]
+    index = gen_relative_position_index(new, device=table.device)
+    holder.register_buffer("relative_position_index", index, persistent=False)

@@ -8,18 +8,18 @@ images, H x W pixels, h x w patches, P prefix tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import torch
-from timm.layers import Attention, LayerScale
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mae_bench.backbones.architecture import positional_prefix, positions
+from mae_bench.backbones.architecture import positional_prefix
 from mae_bench.backbones.attention import GridAttention, Relative
-from mae_bench.backbones.surface import Backbone
+from mae_bench.backbones.blocks import add_layer_scale, through
+from mae_bench.backbones.others import FlatBackbone
+from mae_bench.backbones.plain import BeitBackbone, Context, EvaBackbone, PlainBackbone, ViTBackbone
 from mae_bench.errors import MaeBenchError
 
 
@@ -37,11 +37,15 @@ def quarters(depth: int) -> list[int]:
 class DenseViT(nn.Module):
     """Maps of a plain ViT at any image size its patches divide. It takes `backbone` over and changes it.
 
+    A backbone whose blocks cannot be taken apart (`Backbone.windows`) attends globally, keeps its prefix
+    tokens and its positions, and gets neither relative positions nor LayerScale.
+
     Args:
         window: side in patches of the windows of all blocks but `global_blocks`; None: all attend globally.
         global_blocks: blocks that attend globally, counted from 0.
         window_padding: what fills windows up at the edge is `masked` or, as in detectron2, `attended`.
         relative: relative positions, zero at first: `decomposed` (ViTDet), a `table` in each block (BEiT).
+            A BEiT has its own table in each block either way.
         grid: (h, w) patches for which relative positions are made in global blocks, and absolute ones with
             ``resample="once"``; other grids get them interpolated.
         prefix_tokens: `drop` takes class token and registers out; `keep` leaves them to attend (see
@@ -54,14 +58,15 @@ class DenseViT(nn.Module):
 
     Attributes:
         backbone, patch_size, width, depth, mean, std: as in `Backbone`.
+        departures: what of the above this backbone does not allow, a sentence each.
 
     Raises:
-        MaeBenchError: there is no block of such a number, or blocks attend in a way unknown here.
+        MaeBenchError: there is no block of such a number.
     """
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: PlainBackbone | FlatBackbone,
         *,
         grid: tuple[int, int],
         window: int | None = None,
@@ -79,34 +84,27 @@ class DenseViT(nn.Module):
         self.patch_size, self.width, self.depth = backbone.patch_size, backbone.width, backbone.depth
         self.mean, self.std = backbone.mean, backbone.std
         self.checkpointing = checkpointing
+        self.final_norm = final_norm
+        self.departures: list[str] = []
         self._numbered(global_blocks)
-        vit = backbone.vit
-        if prefix_tokens == "drop":
-            _drop_prefix(backbone)
         if not final_norm:
-            vit.norm = nn.Identity()
-        if resample == "once":
-            table = self._positions((int(grid[0]), int(grid[1]))).detach().clone()
-            vit.pos_embed = nn.Parameter(table, requires_grad=positions(vit).requires_grad)
-            backbone.image_size = (grid[0] * self.patch_size[0], grid[1] * self.patch_size[1])
-            vit.patch_embed.set_input_size(img_size=backbone.image_size)
-        for index, block in enumerate(cast("Sequence[Block]", vit.blocks)):
-            if type(block.attn) is not Attention:
-                kind = type(block.attn).__name__
-                raise MaeBenchError(
-                    f"{backbone.spec}: block {index} attends by a {kind}, which large images do not allow; "
-                    "take an architecture with timm's ordinary attention"
-                )
-            block.attn = GridAttention(
-                block.attn,
-                window=None if index in global_blocks else window,
-                hide_padding=window_padding == "masked",
-                relative=relative,
-                grid=(int(grid[0]), int(grid[1])),
-                prefix=backbone.prefix_tokens,
+            backbone.remove_norm()
+        grid = int(grid[0]), int(grid[1])
+        if isinstance(backbone, ViTBackbone) and backbone.windows:
+            self._take_apart(
+                backbone, grid, window, global_blocks, window_padding, relative, prefix_tokens == "drop"
             )
+            if resample == "once":
+                self._resample(backbone, grid)
             if layer_scale is not None:
-                _add_layer_scale(block, self.width, layer_scale)
+                self._add_layer_scale(backbone, layer_scale)
+        else:
+            self._note_what_stays(window, relative, layer_scale)
+        if not backbone.splits and not final_norm:
+            # What such a network has behind its blocks is not run for maps, and would get no gradient.
+            behind = set(backbone.layer_names()[-1])
+            for name, param in backbone.named_parameters():
+                param.requires_grad_(param.requires_grad and name not in behind)
         self.train(self.training)
 
     def forward(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
@@ -119,18 +117,21 @@ class DenseViT(nn.Module):
             MaeBenchError: there is no such block, or the patch size does not divide H and W.
         """
         self._numbered(blocks)
-        grid = self.backbone.grid(images)
-        vit = self.backbone.vit
-        x = vit.norm_pre(self._embed(images, grid))
+        backbone = self.backbone
+        if not isinstance(backbone, PlainBackbone):
+            maps = backbone.maps(images, blocks)
+            return [self._normed(one.movedim(1, -1)).movedim(-1, 1).contiguous() for one in maps]
+        grid = backbone.grid(images)
+        context = backbone.context(grid)
+        x = self._embed(images, grid)
         found: dict[int, Tensor] = {}
         for index in range(max(blocks, default=-1) + 1):
-            block = cast(Block, vit.blocks[index])
             if self.checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpoint(_through, block, x, grid, use_reentrant=False)
+                x = checkpoint(self._block, index, x, grid, context, use_reentrant=False)
             else:
-                x = _through(block, x, grid)
+                x = self._block(index, x, grid, context)
             if index in blocks:
-                patches = vit.norm(x[:, self.backbone.prefix_tokens :])
+                patches = self._normed(x[:, backbone.prefix_tokens :])
                 found[index] = patches.transpose(1, 2).unflatten(2, grid).contiguous()
         return [found[index] for index in blocks]
 
@@ -145,6 +146,79 @@ class DenseViT(nn.Module):
         """Names of the class token, the registers and the position embeddings, as in the MAE recipes."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
+    # ------------------------------------------------------------ building
+
+    def _take_apart(
+        self,
+        backbone: ViTBackbone,
+        grid: tuple[int, int],
+        window: int | None,
+        global_blocks: Sequence[int],
+        window_padding: str,
+        relative: Relative,
+        without_prefix: bool,
+    ) -> None:
+        """Put a `GridAttention` in place of every attention."""
+        if without_prefix:
+            _drop_prefix(backbone)
+        if isinstance(backbone, BeitBackbone):
+            backbone.own_tables()
+        for index, block in enumerate(backbone.vit.blocks):
+            block.attn = GridAttention(
+                block.attn,
+                window=None if index in global_blocks else window,
+                hide_padding=window_padding == "masked",
+                relative=relative,
+                grid=grid,
+                prefix=backbone.prefix_tokens,
+            )
+
+    def _resample(self, backbone: ViTBackbone, grid: tuple[int, int]) -> None:
+        """Position embeddings for `grid`, from now on."""
+        vit = backbone.vit
+        table = self._positions(backbone, grid)
+        if table is not None:
+            trained = vit.pos_embed.requires_grad
+            vit.pos_embed = nn.Parameter(table.detach().clone(), requires_grad=trained)
+        backbone.image_size = (grid[0] * self.patch_size[0], grid[1] * self.patch_size[1])
+        vit.patch_embed.set_input_size(img_size=backbone.image_size)
+
+    def _add_layer_scale(self, backbone: ViTBackbone, value: float) -> None:
+        without = [not add_layer_scale(block, self.width, value) for block in backbone.vit.blocks]
+        if any(without):
+            self.departures.append(
+                f"{backbone.spec} normalises what its blocks add, so they get no LayerScale of {value:g}"
+            )
+
+    def _note_what_stays(self, window: int | None, relative: Relative, layer_scale: float | None) -> None:
+        wanted = [
+            "attends globally in every block" if window is not None else "",
+            "gets no relative positions" if relative != "none" else "",
+            "gets no LayerScale" if layer_scale is not None else "",
+        ]
+        wanted = [one for one in wanted if one]
+        if wanted:
+            listed = ", ".join(wanted[:-1]) + (" and " if len(wanted) > 1 else "") + wanted[-1]
+            self.departures.append(
+                f"{self.backbone.spec} is a {self.backbone.arch}, whose blocks cannot be taken apart, so it "
+                f"{listed}"
+            )
+
+    # ------------------------------------------------------------ passing through
+
+    def _block(self, index: int, x: Tensor, grid: tuple[int, int], context: Context) -> Tensor:
+        """Tokens (B, P + h*w, D) after block `index`."""
+        backbone = self.backbone
+        assert isinstance(backbone, PlainBackbone)
+        if not backbone.windows:
+            return backbone.block(index, x, context)
+        block = backbone.vit.blocks[index]
+        rope = backbone.rope_of(index, context) if isinstance(backbone, EvaBackbone) else None
+        return through(block, x, lambda y: block.attn(y, grid, rope))
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return self.backbone.normed(x) if self.final_norm else x
+
     def _numbered(self, blocks: Sequence[int]) -> None:
         """Raise MaeBenchError unless every one of `blocks` exists."""
         wrong = [block for block in blocks if not 0 <= block < self.depth]
@@ -155,25 +229,19 @@ class DenseViT(nn.Module):
 
     def _embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patches with their positions behind the prefix tokens: (B, P + h*w, D)."""
-        vit = self.backbone.vit
-        # Left in the layout of the convolution, every norm and sum below would run against the grain.
-        x = vit.patch_embed.proj(images).flatten(2).transpose(1, 2).contiguous()
-        x = vit.patch_embed.norm(x)
-        table = self._positions(grid)
-        prefix = [
-            token.expand(len(x), -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None
-        ]
-        if positional_prefix(vit):
-            return vit.pos_drop(torch.cat([*prefix, x], dim=1) + table)
-        x = x + table
-        return vit.pos_drop(torch.cat([*prefix, x], dim=1) if prefix else x)
+        backbone = self.backbone
+        assert isinstance(backbone, PlainBackbone)
+        if not isinstance(backbone, ViTBackbone):
+            return backbone.embed(images, grid)
+        return backbone.assembled(images, self._positions(backbone, grid))
 
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
+    @staticmethod
+    def _positions(backbone: ViTBackbone, grid: tuple[int, int]) -> Tensor | None:
         """Position embeddings on `grid`, by plain bicubic interpolation where they are for another."""
-        vit = self.backbone.vit
-        table: Tensor = positions(vit)
+        vit = backbone.vit
+        table: Tensor | None = vit.pos_embed
         own = vit.patch_embed.grid_size
-        if grid == own:
+        if table is None or grid == own:
             return table
         prefix = positional_prefix(vit)
         patches = table[:, prefix:].unflatten(1, own).permute(0, 3, 1, 2)
@@ -181,29 +249,13 @@ class DenseViT(nn.Module):
         return torch.cat([table[:, :prefix], patches], dim=1)
 
 
-def _through(block: Block, x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """One block of timm's, whose attention is told the grid."""
-    x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x), grid)))
-    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-
-
-def _drop_prefix(backbone: Backbone) -> None:
+def _drop_prefix(backbone: ViTBackbone) -> None:
     """Take class token and registers out of `backbone`, with their entries in the position embeddings."""
     vit = backbone.vit
-    table = positions(vit)
-    if positional_prefix(vit):
-        rest = table.detach()[:, positional_prefix(vit) :].clone(memory_format=torch.contiguous_format)
-        vit.pos_embed = nn.Parameter(rest, requires_grad=table.requires_grad)
+    prefix = positional_prefix(vit)
+    if prefix and vit.pos_embed is not None:
+        rest = vit.pos_embed.detach()[:, prefix:].clone(memory_format=torch.contiguous_format)
+        vit.pos_embed = nn.Parameter(rest, requires_grad=vit.pos_embed.requires_grad)
     vit.cls_token = vit.reg_token = None
-    vit.has_class_token, vit.num_reg_tokens, vit.num_prefix_tokens = False, 0, 0
-    backbone.prefix_tokens = 0
-
-
-def _add_layer_scale(block: Block, width: int, value: float) -> None:
-    """Give `block` LayerScale where it has none, frozen where its norms are."""
-    like = cast(Tensor, block.norm1.weight)
-    for name in ("ls1", "ls2"):
-        if isinstance(getattr(block, name), nn.Identity):
-            scale = LayerScale(width, init_values=value, device=like.device, dtype=like.dtype)
-            scale.gamma.requires_grad_(like.requires_grad)
-            setattr(block, name, scale)
+    vit.num_prefix_tokens = backbone.prefix_tokens = 0
+    backbone.has_class_token = False

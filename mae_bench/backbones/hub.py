@@ -9,29 +9,33 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
+from mae_bench.backbones.architecture import known_name
 from mae_bench.backbones.loading import Request
 from mae_bench.errors import MaeBenchError, near
 
+_ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
 
-def pretrained(request: Request, arch: str, kind: type[nn.Module]) -> tuple[Any, dict[str, Tensor]]:
+
+def pretrained(request: Request) -> tuple[Any, dict[str, Tensor]]:
     """timm's model of the request's body, and the tensors that timm loaded into it.
 
-    Args:
-        arch: the architecture's name, known to timm.
-        kind: the class that timm builds it of.
+    The body is one of timm's names, or ``hf-hub:OWNER/NAME`` or ``local-dir:FOLDER`` in timm's format.
 
     Raises:
         MaeBenchError: timm has no such weights, cannot get them, or loads them in a way of its own.
     """
-    _offered(request, arch)
-    with _what_timm_loads(kind) as loaded:
+    elsewhere = request.body.startswith(_ELSEWHERE)
+    if not elsewhere:
+        _offered(request, known_name(request.body, request.spec))
+    with _what_timm_loads() as loaded:
         try:
             model: Any = timm.create_model(request.body, pretrained=True)
         except Exception as error:  # Whatever the network, the hub or its client raises.
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            arch = "NAME" if elsewhere else request.body
             raise MaeBenchError(
                 f"{request.spec}: timm could not get these weights ({reason}). Without a network, copy the "
-                f"checkpoint here and use file:PATH?arch={request.body}"
+                f"checkpoint here and use file:PATH?arch={arch}"
             ) from error
     if not loaded:
         raise MaeBenchError(
@@ -58,21 +62,22 @@ def _offered(request: Request, arch: str) -> None:
 
 
 @contextmanager
-def _what_timm_loads(kind: type[nn.Module]) -> Iterator[list[dict[str, Tensor]]]:
-    """Collect the tensors that timm hands to `load_state_dict` of a class meanwhile.
+def _what_timm_loads() -> Iterator[list[dict[str, Tensor]]]:
+    """Collect the tensors that timm hands to `load_state_dict` of its models meanwhile.
 
     timm loads leniently for some models and says nothing of what did not match; with the tensors in hand
     the load is checked as strictly as that of a file.
     """
     seen: list[dict[str, Tensor]] = []
+    theirs = nn.Module.load_state_dict
 
     def load_state_dict(self: nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        seen.append(dict(state_dict))
-        return nn.Module.load_state_dict(self, state_dict, *args, **kwargs)
+        if hasattr(self, "pretrained_cfg"):
+            seen.append(dict(state_dict))
+        return theirs(self, state_dict, *args, **kwargs)
 
-    # timm's models inherit the method, so removing ours brings the inherited one back.
-    setattr(kind, "load_state_dict", load_state_dict)  # noqa: B010
+    nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign]
     try:
         yield seen
     finally:
-        delattr(kind, "load_state_dict")
+        nn.Module.load_state_dict = theirs  # type: ignore[method-assign]

@@ -2,7 +2,8 @@
 
 The text is ``SOURCE:BODY?key=value&key=value``: ``timm:vit_base_patch16_224.mae``,
 ``random:vit_tiny_patch16_224?patch_size=4&img_size=32``, ``file:mae.pth?arch=vit_base_patch16_224``,
-``run:runs/mae-vit-base/s0-1a2b3c4d``, or just that folder.
+``run:runs/mae-vit-base/s0-1a2b3c4d``, or just that folder; or the name of an alias, which stands for such a
+text.
 
 This module imports no torch.
 """
@@ -13,12 +14,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
 from mae_bench.errors import MaeBenchError, near
 
 if TYPE_CHECKING:
-    from mae_bench.backbones.hierarchical import HierarchicalBackbone
     from mae_bench.backbones.surface import Backbone
 
 
@@ -37,7 +37,6 @@ class Request:
         channels: image channels of the task; None takes those of the weights.
         seed: for what is drawn at random.
         model_args: further arguments of the architecture, as values; they win over `arguments`.
-        hierarchical: whether the task also takes a `HierarchicalBackbone`.
     """
 
     spec: str
@@ -48,33 +47,6 @@ class Request:
     channels: int | None = None
     seed: int = 0
     model_args: Mapping[str, Any] = field(default_factory=dict)
-    hierarchical: bool = False
-
-
-@overload
-def load_backbone(
-    spec: str,
-    *,
-    image_size: int | Sequence[int] | None = None,
-    drop_path: float = 0.0,
-    channels: int | None = None,
-    seed: int = 0,
-    model_args: Mapping[str, Any] | None = None,
-    hierarchical: Literal[False] = False,
-) -> Backbone: ...
-
-
-@overload
-def load_backbone(
-    spec: str,
-    *,
-    image_size: int | Sequence[int] | None = None,
-    drop_path: float = 0.0,
-    channels: int | None = None,
-    seed: int = 0,
-    model_args: Mapping[str, Any] | None = None,
-    hierarchical: bool,
-) -> Backbone | HierarchicalBackbone: ...
 
 
 def load_backbone(
@@ -85,31 +57,32 @@ def load_backbone(
     channels: int | None = None,
     seed: int = 0,
     model_args: Mapping[str, Any] | None = None,
-    hierarchical: bool = False,
-) -> Backbone | HierarchicalBackbone:
+) -> Backbone:
     """The backbone that `spec` names, with its weights and its load report.
 
     Args:
-        spec: ``timm:NAME``, ``random:ARCH``, ``run:FOLDER`` (or the folder), ``file:PATH?arch=NAME``.
+        spec: ``timm:NAME``, ``hf:OWNER/NAME``, ``torchhub:REPO:ENTRY``, ``file:PATH?arch=NAME``,
+            ``run:FOLDER`` (or the folder), ``python:MODULE:FACTORY``, ``random:ARCH``, or the name of an alias
+            (`mae_bench.backbones.aliases`).
         image_size: side, or (height, width), in pixels to which position embeddings are resampled now;
             None keeps the size of the weights, and other sizes are resampled at run time.
         drop_path: stochastic-depth rate of the last block; it grows linearly from 0 at the first.
         channels: image channels of the task; None takes those of the weights (3 for random weights).
-        seed: of the random weights of ``random:``.
+        seed: of whatever is drawn at random: all of ``random:``, and what was allowed to be missing.
         model_args: further arguments of the architecture (``random:`` and ``file:``).
-        hierarchical: take networks with maps of several resolutions too (ResNet, ConvNeXt, Swin), which come
-            as a `HierarchicalBackbone`; they are built for any image size.
 
     Raises:
-        MaeBenchError: the source, architecture or file is unknown or unreadable, the weights do not fit the
-            architecture exactly, or it is hierarchical and that is not wanted.
+        MaeBenchError: the source, architecture or file is unknown or unreadable, or the weights do not
+            fit the architecture exactly.
     """
     from mae_bench import registry
+    from mae_bench.backbones import aliases
 
     sources = registry.backbone_sources()
-    source, body, arguments = parse_spec(spec, sources.entries)
+    meant = aliases.resolve(spec)
+    source, body, arguments = parse_spec(spec if meant is None else meant, sources.entries)
     request = Request(
-        spec=spec if spec.startswith(f"{source}:") else f"{source}:{spec}",
+        spec=spec if meant is not None or spec.startswith(f"{source}:") else f"{source}:{spec}",
         source=source,
         body=body,
         arguments=arguments,
@@ -117,10 +90,15 @@ def load_backbone(
         channels=channels,
         seed=seed,
         model_args=dict(model_args or {}),
-        hierarchical=hierarchical,
     )
-    open_source: Callable[[Request], Backbone | HierarchicalBackbone] = sources.load(source)
-    backbone = open_source(request)
+    open_source: Callable[[Request], Backbone] = sources.load(source)
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        # What the source lets be missing keeps drawn values: the same in every process and on every day.
+        torch.default_generator.manual_seed(seed)
+        backbone = open_source(request)
+    backbone.report.family = backbone.family
     backbone.set_drop_path(drop_path)
     return backbone
 

@@ -79,6 +79,70 @@ def _resampled(table: Tensor, own: tuple[int, int], grid: tuple[int, int]) -> Te
     return torch.cat([patches, table[old_h * old_w :]])
 
 
+def resized_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """A BEiT's table of biases (entries, A) for another grid; the prefix token's three rows are kept.
+
+    As in the fine-tuning of BEiT's authors, the old entries are put at distances in geometric progression, so
+    that near ones stay where they are and the farthest reach as far as the new grid; between them it is
+    linear, as timm has it (cubic by the authors).
+    """
+    distances = [2 * side - 1 for side in old]
+    down, across = (
+        _stretching(count, 2 * side - 1).to(table) for count, side in zip(distances, new, strict=True)
+    )
+    patches = table[:-3].t().unflatten(1, distances)
+    stretched = down @ patches @ across.t()
+    return torch.cat([stretched.flatten(1).t(), table[-3:]])
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _stretching(old: int, new: int) -> Tensor:
+    """The share of each of `old` distances in each of `new` ones: (new, old), both symmetric about zero."""
+    if old == new:
+        return torch.eye(old)
+    steps, reach = old // 2, new // 2
+    low, high = 1.01, 1.5
+    # The ratio of the progression with which the farthest of the old distances comes to the farthest new one.
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        low, high = (low, ratio) if (1 - ratio**steps) / (1 - ratio) > reach else (ratio, high)
+    places = torch.tensor([(ratio**step - 1) / (ratio - 1) for step in range(1, steps + 1)])
+    places = torch.cat([-places.flip(0), torch.zeros(1), places])
+    wanted = torch.arange(-reach, reach + 1.0)
+    right = torch.searchsorted(places, wanted, right=True).clamp(1, old - 1)
+    left = right - 1
+    share = ((wanted - places[left]) / (places[right] - places[left])).clamp(0, 1)
+    matrix = torch.zeros(new, old)
+    rows = torch.arange(new)
+    matrix[rows, left] = 1 - share
+    matrix[rows, right] += share
+    return matrix
+
+
+def table_for(table: Tensor, own: tuple[int, int], grid: tuple[int, int], *, whole: bool) -> Tensor:
+    """A BEiT's pretrained table of biases (entries, A) for another grid.
+
+    Args:
+        table: the last three rows are those of the prefix token.
+        own: the grid the table is for.
+        whole: whether `grid` is that of an image; it may be a window in a larger one.
+
+    Returns:
+        Resized where the image is larger or smaller, since a distance between patches is another in the scene
+        then. A window sees patches as far apart as ever: where the table reaches far enough, its entries for
+        these distances.
+    """
+    own = int(own[0]), int(own[1])
+    if grid == own:
+        return table.clone()
+    if whole or grid[0] > own[0] or grid[1] > own[1]:
+        return resized_table(table, own, grid)
+    patches = table[:-3].unflatten(0, (2 * own[0] - 1, 2 * own[1] - 1))
+    rows, columns = (slice(length - side, length + side - 1) for length, side in zip(own, grid, strict=True))
+    return torch.cat([patches[rows, columns].flatten(0, 1), table[-3:]])
+
+
 @lru_cache(maxsize=2)
 @torch.inference_mode(False)
 def _pairs(grid: tuple[int, int], prefix: int, device: torch.device) -> Tensor:

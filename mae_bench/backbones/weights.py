@@ -1,8 +1,9 @@
 """Files of weights: read without ever running what is in them, written whole or not at all.
 
 A file is told apart by its first bytes, never by its name: safetensors; a file of torch.save, which is
-read with torch's weights-only unpickler and a short list of harmless types besides tensors; or a plain
-pickle of NumPy arrays (`mae_bench.backbones.pickles`).
+read with torch's weights-only unpickler and a short list of harmless types besides tensors; a TorchScript
+archive (`mae_bench.backbones.scripted`); a plain pickle of NumPy arrays (`mae_bench.backbones.pickles`); or
+an index of several files (`mae_bench.backbones.shards`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,15 @@ from torch import Tensor
 
 from mae_bench.backbones.architecture import checked_arguments
 from mae_bench.backbones.pickles import is_plain_pickle, read_arrays
+from mae_bench.backbones.scripted import is_scripted, read_scripted
+from mae_bench.backbones.shards import file_of, read_shards
+from mae_bench.backbones.wrappers import network_in
 from mae_bench.errors import MaeBenchError, near
 from mae_bench.files import write_atomic
 
 ENCODER_FILE = "encoder.safetensors"
 """What a pretraining run leaves in its folder, and the `run:` source reads."""
 
-_WRAPPERS = ("model", "state_dict")
-_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 # The MAE releases and most training scripts keep their argparse.Namespace and a NumPy accuracy in the file.
 _SCALAR: Any = np.float64(0).__reduce__()[0]
 _HARMLESS: list[Any] = [
@@ -53,12 +55,13 @@ class CheckpointInfo:
     """Where in a file the weights lay.
 
     Attributes:
-        path: the file.
-        container: ``safetensors``, ``torch`` or ``pickle``.
+        path: the file; of several, their index.
+        container: ``safetensors``, ``torch``, ``torchscript``, ``pickle`` or ``shards``.
         wrapper: key under which the weights lay ("" for none).
         prefix: what stood before every name and was removed ("" for nothing).
         metadata: the header of a safetensors file.
         ignored: other entries of the file, for example ``optimizer`` and ``epoch``.
+        notes: which network was taken where the file holds several, a sentence each.
     """
 
     path: Path
@@ -67,33 +70,41 @@ class CheckpointInfo:
     prefix: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], CheckpointInfo]:
-    """The named tensors of a checkpoint file, on the CPU, and where they lay in it.
+def read_checkpoint(
+    path: str | os.PathLike[str], key: str | None = None
+) -> tuple[dict[str, Tensor], CheckpointInfo]:
+    """The named tensors of a checkpoint, on the CPU, and where they lay in it.
 
-    Wrappers (``model``, ``state_dict``) are opened and the prefixes of DistributedDataParallel and
-    torch.compile removed. Nothing in the file is executed.
+    Wrappers are opened and the names made bare, as `mae_bench.backbones.wrappers` says. Nothing in the file
+    is executed.
+
+    Args:
+        path: a file, the index of several, or a folder that holds one of them.
+        key: which of the networks in the file (see `wrappers.network_in`); by default the one that its
+            training code evaluates.
 
     Raises:
         MaeBenchError: the file is missing, empty, truncated, no checkpoint at all (a web page, a Git LFS
-            pointer), holds Python objects that only running code could rebuild, or holds no tensors.
+            pointer), holds Python objects that only running code could rebuild, holds no tensors, or several
+            networks of which none is said to be meant.
     """
     file = Path(path).expanduser()
-    head = _first_bytes(file)
-    if _looks_like_safetensors(head):
-        tensors, metadata = _read_safetensors(file)
-        payload: Any = tensors
-        container = "safetensors"
-    else:
-        _refuse_other_kinds(file, head)
-        if is_plain_pickle(head):
-            payload, metadata, container = read_arrays(file), {}, "pickle"
-        else:
-            payload, metadata, container = _read_torch(file, zipped=head.startswith(b"PK")), {}, "torch"
-    state, wrapper, ignored = _unwrap(file, payload)
-    state, prefix = _without_prefix(state)
-    return state, CheckpointInfo(file, container, wrapper, prefix, metadata, ignored)
+    if file.is_dir():
+        file = file_of(file)
+    payload, container, metadata = _read(file)
+    network = network_in(payload, str(file), key)
+    return network.state, CheckpointInfo(
+        file,
+        container,
+        network.wrapper,
+        network.prefix,
+        metadata,
+        tuple(network.ignored),
+        tuple(network.notes),
+    )
 
 
 def save_encoder(
@@ -143,10 +154,6 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 
 def _first_bytes(file: Path) -> bytes:
-    if file.is_dir():
-        raise MaeBenchError(
-            f"{file} is a folder, not a checkpoint file; one of our runs is loaded with run:{file}"
-        )
     try:
         with file.open("rb") as stream:
             head = stream.read(512)
@@ -164,6 +171,11 @@ def _first_bytes(file: Path) -> bytes:
 def _looks_like_safetensors(head: bytes) -> bool:
     # Eight bytes of header length, then the header, a JSON object.
     return len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 100_000_000
+
+
+def _looks_like_json(head: bytes) -> bool:
+    blank = set(b"\t\n\r")
+    return head.lstrip().startswith((b"{", b"[")) and all(byte >= 32 or byte in blank for byte in head)
 
 
 def _refuse_other_kinds(file: Path, head: bytes) -> None:
@@ -190,6 +202,26 @@ def _refuse_other_kinds(file: Path, head: bytes) -> None:
 # ---------------------------------------------------------------- reading
 
 
+def _read(file: Path, indexed: bool = True) -> tuple[Any, str, dict[str, str]]:
+    """What a file holds, in which container, and the header of that.
+
+    Args:
+        indexed: whether it may be an index of others.
+    """
+    head = _first_bytes(file)
+    if _looks_like_safetensors(head):
+        tensors, metadata = _read_safetensors(file)
+        return tensors, "safetensors", metadata
+    if indexed and _looks_like_json(head):
+        return read_shards(file, lambda shard: _read(shard, indexed=False)[0]), "shards", {}
+    _refuse_other_kinds(file, head)
+    if is_plain_pickle(head):
+        return read_arrays(file), "pickle", {}
+    if is_scripted(file):
+        return read_scripted(file), "torchscript", {}
+    return _read_torch(file, zipped=head.startswith(b"PK")), "torch", {}
+
+
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(file, framework="pt", device="cpu") as opened:
@@ -203,10 +235,15 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_torch(file: Path, zipped: bool) -> Any:
+    # By this ending of a name alone torch.load takes another reader; it sees no name where it gets a stream.
+    misnamed = file.suffix == ".safetensors"
     try:
         with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             # torch warns of pickle protocols that it knows less well; what it cannot read still raises.
             warnings.simplefilter("ignore")
+            if misnamed:
+                with file.open("rb") as stream:
+                    return torch.load(stream, map_location="cpu", weights_only=True)
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     except MemoryError:
         raise
@@ -224,54 +261,3 @@ def _read_torch(file: Path, zipped: bool) -> Any:
             f"{file} cannot be read as a torch checkpoint ({reason or type(error).__name__}); "
             f"it is damaged, truncated or something else ({file.stat().st_size:,} bytes are there)"
         ) from error
-
-
-def _unwrap(file: Path, payload: Any) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
-    """The innermost named tensors, the key they lay under, and what lay beside them."""
-    wrappers: list[str] = []
-    ignored: list[str] = []
-    while isinstance(payload, Mapping):
-        inside = [key for key in _WRAPPERS if isinstance(payload.get(key), Mapping)]
-        if not inside:
-            break
-        if len(inside) > 1:
-            raise MaeBenchError(
-                f"{file} holds weights under both 'model' and 'state_dict'; save the wanted ones alone"
-            )
-        ignored += [str(key) for key in payload if key != inside[0]]
-        wrappers += inside
-        payload = payload[inside[0]]
-    if not isinstance(payload, Mapping):
-        raise MaeBenchError(
-            f"{file} holds a {type(payload).__name__}, not named weights; save model.state_dict()"
-        )
-    state = {str(key): value for key, value in payload.items() if isinstance(value, Tensor)}
-    ignored += [str(key) for key in payload if str(key) not in state]
-    if not state:
-        nested = [str(key) for key, value in payload.items() if _holds_tensors(value)]
-        hint = (
-            f"; there are tensors under {_listed(nested)}, in no format that is known here" if nested else ""
-        )
-        raise MaeBenchError(f"{file} holds no weights; its entries are {_listed(payload)}{hint}")
-    return state, ".".join(wrappers), tuple(ignored)
-
-
-def _holds_tensors(value: Any) -> bool:
-    return isinstance(value, Mapping) and any(isinstance(inner, Tensor) for inner in value.values())
-
-
-def _listed(names: Iterable[Any]) -> str:
-    shown = [f"'{name}'" for name in names]
-    return (
-        ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "") if shown else "none"
-    )
-
-
-def _without_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    removed = ""
-    while True:
-        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)
-        if prefix is None:
-            return state, removed
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-        removed += prefix

@@ -7,7 +7,7 @@ decoded images, `loaders` makes batches. Everything random is a function of (see
 """
 
 from mae_bench.data.dataset import ImageDataset, Named, Samples, holdout, numbers, train_dataset, val_dataset
-from mae_bench.data.decoding import UnreadableImageError, decode
+from mae_bench.data.decoding import UnreadableImageError, as_rgb, decode
 from mae_bench.data.loaders import (
     evaluation_batches,
     loader_processes,
@@ -25,6 +25,7 @@ __all__ = [
     "Samples",
     "Source",
     "UnreadableImageError",
+    "as_rgb",
     "decode",
     "evaluation_batches",
     "holdout",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_bench.data.listing import EXTENSIONS, Listing, Opened, leaf_classes, some
+from mae_bench.data.listing import ARRAYS, EXTENSIONS, PICTURES, Listing, Opened, leaf_classes, some
 from mae_bench.data.tars import Member, OpenTars, members
 from mae_bench.errors import MaeBenchError
 
@@ -70,7 +70,12 @@ def list_shards(where: Path, tars: list[Path], labelled: bool, label_key: str, c
     for (number, key), group in groupby(_visible(tars), lambda pair: (pair[0], _key(pair[1].path))):
         sample = {member.path[len(key) + 1 :].lower(): member for _, member in group}
         at = f"{tars[number]}, sample '{key}'"
-        image = next((member for kind, member in sample.items() if f".{kind}".endswith(EXTENSIONS)), None)
+        # Arrays beside a picture are something else that is known of it, such as features.
+        found = [
+            [member for kind, member in sample.items() if f".{kind}".endswith(kinds)]
+            for kinds in (PICTURES, ARRAYS)
+        ]
+        image = next((member for member in chain(*found)), None)
         if image is None:
             raise MaeBenchError(f"{at} holds no image, only {some(sorted(sample))}")
         if labelled:

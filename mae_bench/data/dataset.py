@@ -160,19 +160,35 @@ class ImageDataset(Samples):
         transform: (uint8 ``(C, H, W)``, key) -> uint8 ``(C, h, w)``.
         seed: the run's seed.
         max_bad_images: how many unreadable images are put up with.
+        channels: C, see `mae_bench.data.decode`.
     """
 
     source: Source
 
     def __init__(
-        self, source: Source, transform: Transform, *, seed: int = 0, max_bad_images: int = 0
+        self,
+        source: Source,
+        transform: Transform,
+        *,
+        seed: int = 0,
+        max_bad_images: int = 0,
+        channels: int = 3,
     ) -> None:
         super().__init__(source, seed=seed, max_bad_images=max_bad_images)
         self.transform = transform
+        self.channels = channels
+
+    def decoded(self, index: int) -> Tensor:
+        """The image before the transform, uint8 ``(C, H, W)``.
+
+        Raises:
+            UnreadableImageError, OSError: it cannot be read.
+        """
+        return decode(self.source.read(index), self.channels)
 
     def sample(self, index: int, key: int) -> dict[str, Any]:
         """The transformed image and its label."""
-        image = decode(self.source.read(index))
+        image = self.decoded(index)
         try:
             image = self.transform(image, key)
         except MaeBenchError as error:
@@ -207,7 +223,7 @@ class ImageDataset(Samples):
     def is_cheap(self) -> bool:
         """Whether a sample costs no more to make than to hand over; the first one tells for all."""
         try:
-            height, width = decode(self.source.read(0)).shape[-2:]
+            height, width = self.decoded(0).shape[-2:]
         except (UnreadableImageError, OSError):
             return False
         return int(height * width) <= TINY_PIXELS
@@ -246,7 +262,13 @@ class ImageDataset(Samples):
         return self._over(self.source, transform)
 
     def _over(self, source: Source, transform: Transform) -> ImageDataset:
-        return ImageDataset(source, transform, seed=self.seed, max_bad_images=self.max_bad_images)
+        return ImageDataset(
+            source,
+            transform,
+            seed=self.seed,
+            max_bad_images=self.max_bad_images,
+            channels=self.channels,
+        )
 
 
 def train_dataset(
@@ -281,8 +303,10 @@ def val_dataset(data: DataSettings, data_root: Path, *, labelled: bool = True) -
 
 def _dataset(data: DataSettings, source: Source, transform: Transform, seed: int) -> ImageDataset:
     if data.cache == "memory":
-        source = RememberedSource(source)
-    return ImageDataset(source, transform, seed=seed, max_bad_images=data.max_bad_images)
+        source = RememberedSource(source, data.channels)
+    return ImageDataset(
+        source, transform, seed=seed, max_bad_images=data.max_bad_images, channels=data.channels
+    )
 
 
 def holdout(

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from mae_bench.errors import MaeBenchError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+ARRAYS = (".npy",)
+EXTENSIONS = PICTURES + ARRAYS
 
 
 class Reader(Protocol):

@@ -20,10 +20,15 @@ class RememberedSource:
     """A source whose images, once held, are read from memory as uint8 tensors ``(C, H, W)``.
 
     Every training process holds its own copy; its loader processes share that copy where they are forked.
+
+    Args:
+        base: where the images come from.
+        channels: C, see `mae_bench.data.decode`.
     """
 
-    def __init__(self, base: Source) -> None:
+    def __init__(self, base: Source, channels: int = 3) -> None:
         self.base = base
+        self.channels = channels
         self.classes = base.classes
         self._blocks: list[Tensor] = []
         self._places = np.full((len(base), 5), -1, dtype=np.int64)  # block, offset, H, W, C
@@ -62,7 +67,7 @@ class RememberedSource:
             for index in np.unique(wanted).tolist():
                 work.advance()
                 try:
-                    image = decode(self.base.read(index))
+                    image = decode(self.base.read(index), self.channels)
                 except (UnreadableImageError, OSError):
                     continue
                 if size + image.numel() > BLOCK_BYTES and waiting:

@@ -37,7 +37,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes | Image.Image | Tensor:
-        """The content of an image file, a Pillow image, or a uint8 tensor ``(C, H, W)`` of any C."""
+        """The content of an image file, a Pillow image, or a uint8 tensor ``(C, H, W)``; see `decode`."""
 
     def label(self, index: int) -> int:
         """The class of the image, in [0, len(classes))."""

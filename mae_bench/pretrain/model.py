@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
@@ -210,6 +210,15 @@ def from_config(config: MAEConfig) -> MaskedAutoencoder:
     arguments = checked_arguments(config.timm_arguments(), "model.args")
     arguments["img_size"] = (config.data.image_size[0], config.data.image_size[1])
     encoder = build(config.model.arch, arguments, channels=len(config.mean), where="model")
+    if (
+        not isinstance(encoder, VisionTransformer)
+        or encoder.pos_embed is None
+        or any(type(block) is not Block for block in encoder.blocks)
+    ):
+        raise MaeBenchError(
+            f"model.arch: an MAE hides patches of a plain ViT with absolute positions (timm's "
+            f"VisionTransformer), and {config.model.arch} is none"
+        )
     return MaskedAutoencoder(
         encoder,
         decoder_dim=config.decoder.dim,

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mae_bench.augment import eval_transform, normalise
-from mae_bench.data import decode, key_of
+from mae_bench.data import as_rgb, decode, key_of
 from mae_bench.data.decoding import UnreadableImageError
 from mae_bench.errors import MaeBenchError
 from mae_bench.files import write_atomic
@@ -94,15 +94,10 @@ def grid_picture(columns: Sequence[Tensor], captions: Sequence[str] = COLUMNS) -
         left = GAP + column * (cell_width + GAP)
         pen.text((left, GAP), caption, fill="black", font=font)
         for row, image in enumerate(images.cpu()):
-            cell = Image.fromarray(_rgb(image).permute(1, 2, 0).contiguous().numpy())
+            cell = Image.fromarray(as_rgb(image).permute(1, 2, 0).contiguous().numpy())
             enlarged = cell.resize((cell_width, cell_height), Image.Resampling.NEAREST)
             picture.paste(enlarged, (left, CAPTION_HEIGHT + GAP + row * (cell_height + GAP)))
     return picture
-
-
-def _rgb(image: Tensor) -> Tensor:
-    """Three channels to look at: the first three, or the first one as grey."""
-    return image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
 
 
 def _from_data(adapter: MAEPretraining, run: Run, count: int) -> tuple[Tensor, Tensor]:
@@ -115,11 +110,12 @@ def _from_data(adapter: MAEPretraining, run: Run, count: int) -> tuple[Tensor, T
 
 
 def _from_files(adapter: MAEPretraining, files: Sequence[str]) -> tuple[Tensor, Tensor]:
-    transform = eval_transform(adapter.config.data)
+    data = adapter.config.data
+    transform = eval_transform(data)
     images = []
     for file in files:
         try:
-            images.append(transform(decode(Path(file).read_bytes()), 0))
+            images.append(transform(decode(Path(file).read_bytes(), data.channels), 0))
         except OSError as error:
             raise MaeBenchError(f"{file} cannot be read: {error.strerror or error}") from error
         except UnreadableImageError as error:

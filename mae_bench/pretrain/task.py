@@ -68,7 +68,7 @@ class MAEConfig(TrainedConfig):
     model: EncoderSettings
     decoder: DecoderSettings = DecoderSettings()
     mean: list[float] = Field([0.485, 0.456, 0.406], min_length=1)
-    """Mean of the pixels in [0, 1], one for each channel that the model has."""
+    """Mean of the pixels in [0, 1], one for each of `data.channels`."""
     std: list[Positive] = Field([0.229, 0.224, 0.225], min_length=1)
     """Standard deviation of the pixels, likewise."""
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
@@ -87,6 +87,11 @@ class MAEConfig(TrainedConfig):
     def _channels_agree(self) -> MAEConfig:
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} channels and std has {len(self.std)}")
+        if len(self.mean) != self.data.channels:
+            raise ValueError(
+                f"mean has {len(self.mean)} channels and data.channels is {self.data.channels}; give mean "
+                "and std a value for each"
+            )
         if self.decoder.dim % self.decoder.heads:
             raise ValueError(
                 f"decoder.dim {self.decoder.dim} is not divisible by decoder.heads {self.decoder.heads}"
