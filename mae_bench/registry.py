@@ -117,13 +117,16 @@ def backbone_sources() -> Catalogue:
 
 
 def normalise_backbone(spec: str) -> str:
-    """A backbone as ``SOURCE:REST``; the bare folder of a run stands for ``run:FOLDER``.
+    """A backbone as ``SOURCE:REST``; the bare folder of a run stands for ``run:FOLDER``, an alias for itself.
 
     Raises:
         MaeBenchError: there is no such source and no such folder.
     """
+    from mae_bench.backbones import aliases
     from mae_bench.backbones.loading import parse_spec
 
+    if aliases.known(spec):
+        return spec
     source, body, _ = parse_spec(spec, backbone_sources().entries)
     return spec if spec.startswith(f"{source}:") else f"{source}:{Path(body)}"
 

@@ -196,11 +196,11 @@ class Run:
 
         if self.config.backbone is None:
             raise MaeBenchError(
-                f"{self.config.recipe} needs a backbone: add --backbone timm:NAME, random:ARCH, run:FOLDER "
-                "or file:PATH?arch=NAME"
+                f"{self.config.recipe} needs a backbone: add --backbone timm:NAME, hf:REPO, "
+                "torchhub:REPO:ENTRY, file:PATH?arch=NAME, python:MODULE:FACTORY, random:ARCH, the folder of a "
+                "pretraining run or an alias"
             )
-        if self.config.backbone.startswith("random:"):
-            options.setdefault("seed", self.config.seed)
+        options.setdefault("seed", self.config.seed)
         backbone = load_backbone(self.config.backbone, **options)
         self._same_weights_as_before(backbone.digest)
         if self.is_main and backbone.report is not None:
@@ -216,6 +216,15 @@ class Run:
             "pretraining": backbone.pretraining,
         }
         self.record(backbone=facts)
+        if backbone.report is not None and backbone.report.allowed:
+            names = ", ".join(entry.name for entry in backbone.report.allowed[:4])
+            more = len(backbone.report.allowed) - 4
+            self.record(
+                notes=[
+                    f"{backbone.report.percent()} % of the backbone's weights came from the checkpoint; allowed to "
+                    f"be missing or left out: {names}{f' and {more} more' if more > 0 else ''}"
+                ]
+            )
         if backbone.report is not None:
             screen.say(backbone.report.summary())
         return backbone

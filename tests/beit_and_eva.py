@@ -159,42 +159,6 @@ MASKFEAT_OPENMMLAB: Shapes = {
 }
 
 
-# ---------------------------------------------------------------- Swin of SimMIM
-
-
-def swin_block(name: str, width: int) -> Shapes:
-    shapes: Shapes = {
-        f"{name}.attn.relative_position_bias_table": (49, 2),
-        f"{name}.attn.relative_position_index": (16, 16),
-    }
-    shapes |= {**affine(f"{name}.norm1", width), **affine(f"{name}.norm2", width)}
-    shapes |= {**affine(f"{name}.attn.qkv", 3 * width, width), **affine(f"{name}.attn.proj", width, width)}
-    return {
-        **shapes,
-        **affine(f"{name}.mlp.fc1", 4 * width, width),
-        **affine(f"{name}.mlp.fc2", width, 4 * width),
-    }
-
-
-SWIN: Shapes = {
-    **affine("patch_embed.proj", 8, 3, 2, 2),
-    **affine("patch_embed.norm", 8),
-    **swin_block("layers.0.blocks.0", 8),
-    **swin_block("layers.0.blocks.1", 8),
-    "layers.0.blocks.1.attn_mask": (16, 16, 16),
-    "layers.0.downsample.reduction.weight": (16, 32),
-    **affine("layers.0.downsample.norm", 32),
-    **swin_block("layers.1.blocks.0", 16),
-    **swin_block("layers.1.blocks.1", 16),
-    "layers.1.blocks.1.attn_mask": (4, 16, 16),
-    **affine("norm", 16),
-}
-SIMMIM_SWIN: Shapes = {
-    **under("encoder.", {**SWIN, "mask_token": (1, 1, 8)}),
-    **affine("decoder.0", 48, 16, 1, 1),
-}
-
-
 # ---------------------------------------------------------------- EVA
 
 

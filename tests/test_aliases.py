@@ -24,7 +24,7 @@ from mae_bench import listing, registry, resources, yamlfile
 from mae_bench.backbones import aliases, architecture, capabilities, families, fitting, load_backbone, others
 from mae_bench.backbones.aliases import Alias
 from mae_bench.backbones.capabilities import CAPABILITIES
-from mae_bench.backbones.formats import FORMATS, Recognised, recognise, without_classifier
+from mae_bench.backbones.formats import FORMATS, Recognised, recognise, recognise_hierarchical
 from mae_bench.backbones.loading import parse_spec
 from mae_bench.backbones.report import LoadReport
 from mae_bench.backbones.weights import read_checkpoint
@@ -362,7 +362,7 @@ def test_an_unknown_name_has_near_matches() -> None:
 def fitted(net: nn.Module, found: Recognised, name: str, arch: str) -> LoadReport:
     """The report of matching, once nothing is missing or unexpected."""
     own = net.state_dict()
-    report = fitting.match(own, fitting.with_own_tables(own, found), spec=name, source=name, arch=arch)
+    report = fitting.match(own, fitting.suited(own, found), spec=name, source=name, arch=arch)
     assert (report.missing, report.unexpected, report.resized, report.allowed) == ([], [], [], [])
     assert (report.coverage, report.percent()) == (100.0, "100.0")
     assert len(report.matched) + len(report.converted) == len(own)
@@ -403,7 +403,7 @@ def test_weights_of_timm_fit(name: str) -> None:
     if layout is not None:
         found = recognise(state, name, layout)
     else:
-        found = without_classifier(state, net.state_dict())
+        found = recognise_hierarchical(state, net.state_dict())
     report = fitted(net, found, name, arch)
     assert {entry.note for entry in report.dropped} <= {"head", "attention pooling", "final norm"}
     assert bool(report.dropped) or cfg.num_classes == 0

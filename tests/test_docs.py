@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
 import math
 import re
 import shlex
@@ -331,6 +332,12 @@ def test_other_commands_are_real_too(block: Block) -> None:
             assert "mae-bench " not in line, f"not understood, so not checked: {line}"
 
 
+def test_there_are_as_many_aliases_as_the_pages_say() -> None:
+    said = {page for page in PAGES if "some eighty published backbones" in prose(page)}
+    assert said == {README, ROOT / "docs" / "backbones.md"}
+    assert 75 <= len(resources.backbones()) <= 85
+
+
 def test_extras_that_are_named_exist() -> None:
     offered = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = {
@@ -385,8 +392,11 @@ def test_examples_are_as_short_as_they_say(what: str) -> None:
     text = README.read_text(encoding="utf-8")
     heading = re.search(rf"^## Add an? {what} in (\d+)", text, re.MULTILINE)
     assert heading
-    code = text[heading.end() :].split("```python\n")[1].split("```")[0]
-    assert len([line for line in code.splitlines() if line.strip()]) <= int(heading[1])
+    section = text[heading.end() :].split("\n## ")[0]
+    examples = [part.split("```")[0] for part in section.split("```python\n")[1:]]
+    assert examples
+    for code in examples:
+        assert len([line for line in code.splitlines() if line.strip()]) <= int(heading[1])
 
 
 def test_the_adapter_of_the_readme_runs(workplace: Path, data_root: Path) -> None:
@@ -395,6 +405,14 @@ def test_the_adapter_of_the_readme_runs(workplace: Path, data_root: Path) -> Non
     assert list(result.metrics) == ["spread"]
     assert 0 < result.metrics["spread"] < 2
     assert api.load_results(workplace / "runs")["recipe"].tolist() == ["my-recipe"]
+
+
+def test_the_module_of_the_readme_runs(workplace: Path, data_root: Path) -> None:
+    spec = "python:my_nets:Tower?depth=2"
+    result = api.run("my-recipe.yaml", spec, data_root=data_root, runs_root=workplace / "runs")
+    assert math.isfinite(result.metrics["spread"])
+    assert result.backbone is not None
+    assert (result.backbone.spec, result.backbone.arch) == (spec, "Tower")
 
 
 def test_the_backbone_of_the_readme_runs(
@@ -436,15 +454,19 @@ def test_the_worked_examples_of_the_page_about_backbones_run(
         return re.sub(r"(small of ).*(my_vit\.py)", r"\1\2", text).strip()
 
     answered = 0
-    for block in blocks(ROOT / "docs" / "backbones.md"):
-        if block.language == "python" and block.file == "my_training.py":
-            exec(compile(block.text, block.file, "exec"), {})
+    page = ROOT / "docs" / "backbones.md"
+    scripts = {block.file: block.text for block in blocks(page) if block.language == "python"}
+    for block in blocks(page):
         for part in (
             re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:] if block.language == "console" else []
         ):
             command, _, shown = part.partition("\n")
             arguments = our_arguments(command)
-            assert arguments is not None
+            if arguments is None:
+                program, script = shlex.split(command)
+                assert program == "python"
+                exec(compile(scripts[script], script, "exec"), {})
+                continue
             if arguments[0] == "run" and not arguments[2].startswith("demo/"):
                 continue
             answer = CliRunner().invoke(
@@ -456,6 +478,8 @@ def test_the_worked_examples_of_the_page_about_backbones_run(
             else:
                 assert same(answer.stdout + answer.stderr) == same(shown)
                 answered += 1
-    assert answered >= 4
-    (result,) = api.load_results(workplace / "runs").to_dict("records")
-    assert result["recipe"] == "demo/imagenet-knn"
+    assert answered == 4
+    results = api.load_results(workplace / "runs").to_dict("records")
+    assert [result["recipe"] for result in results] == ["demo/imagenet-knn"] * 2
+    notes = [json.loads(file.read_text())["notes"] for file in (workplace / "runs").rglob("result.json")]
+    assert [len(own) for own in notes if any("predictor.weight" in note for note in own)] == [1]

@@ -147,7 +147,9 @@ def test_what_is_frozen_gets_no_gradient_and_stays_as_it_is(family: str) -> None
 def test_half_a_block_is_frozen_where_that_can_be_and_refused_where_not(family: str) -> None:
     backbone = any_backbone(family)
     if not backbone.halves:
-        with pytest.raises(MaeBenchError, match=r"none of which can be halved, so the last 0\.5 cannot be tuned"):
+        with pytest.raises(
+            MaeBenchError, match=r"none of which can be halved, so the last 0\.5 cannot be tuned"
+        ):
             backbone.trainable_from(0.5)
         return
     backbone.trainable_from(0.5)
@@ -310,12 +312,30 @@ def test_windows_are_images_of_their_own(family: str, prefix: Any) -> None:
                 tokens = torch.cat([x[:, :count], own], dim=1)
                 rope = backbone.rope_of(0, context) if positions else None
                 if rope is not None:
-                    rope = rope.unflatten(-2, (4, 4))[..., row : row + 2, column : column + 2, :].flatten(-3, -2)
+                    rope = rope.unflatten(-2, (4, 4))[..., row : row + 2, column : column + 2, :].flatten(
+                        -3, -2
+                    )
                 block.attn.window = None
                 out = through(block, tokens, lambda y, rope=rope: block.attn(y, (2, 2), rope))
                 block.attn.window = 2
                 expected[:, row : row + 2, column : column + 2] = out[:, count:].unflatten(1, (2, 2))
     torch.testing.assert_close(found, expected.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("family", ["ViT", "EVA-02", "BEiT", "ConvNeXt", "Swin", "Hiera", "XCiT"])
+def test_computing_activations_again_changes_no_gradient(family: str) -> None:
+    config = SegmenterSettings(channels=8, auxiliary_weight=0, dropout=0)
+    gradients = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        model = segmenter.build(
+            any_backbone(family), 3, config.model_copy(update={"checkpointing": again}), canvas(family)
+        ).train()
+        model(pictures(*canvas(family))).main.square().mean().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
 # ---------------------------------------------------------------- what is said of them

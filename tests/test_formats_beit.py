@@ -21,20 +21,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor
 
+from mae_bench.backbones.fitting import suited
 from mae_bench.backbones.formats import FORMATS, Format, Layout
 from mae_bench.backbones.formats.beit import SHARED_TABLE, expand_shared
-from mae_bench.backbones.formats.renaming import Naming
-from mae_bench.backbones.formats.simmim import is_official_swin, read_official_swin
+from mae_bench.backbones.formats.names import take
 from mae_bench.errors import MaeBenchError
 from tests.beit_and_eva import (
     CHECKPOINTS,
     MASKFEAT_OPENMMLAB,
-    SIMMIM_SWIN,
-    SWIN,
     bare,
     check,
     filled,
@@ -290,7 +287,7 @@ def test_two_tensors_of_one_name_are_refused() -> None:
         MaeBenchError, match=r"two tensors for norm\.weight: encoder\.norm\.weight and norm\.weight; keep"
     ):
         format_of(state).read(state, "beit")
-    assert Naming(renamed={"a": "b"}).read({"a": torch.ones(1)}, "words").renamed == {"b": "a"}
+    assert take({"a": torch.ones(1)}, "words", pairs=(("a", "b"),)).renamed == {"b": "a"}
 
 
 # ---------------------------------------------------------------- tables of relative positions
@@ -310,6 +307,19 @@ def test_the_shared_table_is_copied_for_every_block() -> None:
         f"blocks.{block}.attn.relative_position_bias_table" for block in range(2)
     }
     assert SHARED_TABLE in found.encoder, "the tensors that were given are left alone"
+
+
+def test_copies_say_what_the_file_calls_the_table() -> None:
+    state = filled(ALL["simmim shared"])
+    own = bare(BEIT[0]).state_dict()
+    found = suited(own, format_of(state).read(state, "beit"))
+    assert set(found.encoder) == set(own) - {name for name in own if name.endswith("relative_position_index")}
+    assert {found.renamed[f"blocks.{block}.attn.relative_position_bias_table"] for block in range(2)} == {
+        f"encoder.{SHARED_TABLE}"
+    }
+    assert set(found.renamed) <= set(found.encoder)
+    shared = bare(BEIT_SHARED[0], **BEIT_SHARED[1]).state_dict()
+    assert SHARED_TABLE in suited(shared, format_of(state).read(state, "beit")).encoder
 
 
 def test_nothing_is_copied_where_blocks_have_tables_or_there_is_none() -> None:
@@ -369,33 +379,3 @@ def test_what_is_written_is_read_back_bit_by_bit(name: str) -> None:
     theirs = [key for key in written if key in inside and not key.endswith("qkv.bias")]
     assert len(theirs) > 20, "it is written in the names of the format"
     assert all(torch.equal(written[key], inside[key]) for key in theirs)
-
-
-# ---------------------------------------------------------------- Swin
-
-
-@pytest.mark.parametrize("shapes", [SIMMIM_SWIN, {**SWIN, "head.weight": (5, 16), "head.bias": (5,)}])
-def test_official_swin_in_timms_names(shapes: dict[str, tuple[int, ...]]) -> None:
-    state = filled(shapes)
-    assert is_official_swin(state)
-    assert [one.name for one in FORMATS if one.matches(state)] == []
-    found = read_official_swin(state)
-    swin: Any = timm.create_model(
-        "swin_tiny_patch4_window7_224", num_classes=0, img_size=32, patch_size=2, embed_dim=8, depths=[2, 2],
-        num_heads=[2, 2], window_size=4,
-    )  # fmt: skip
-    swin.double().eval().load_state_dict(found.encoder, strict=True)
-    assert not is_official_swin(swin.state_dict())
-    assert found.renamed["layers.1.downsample.norm.bias"].endswith("layers.0.downsample.norm.bias")
-    assert {entry.note for entry in found.dropped} == {
-        "index of relative positions, computed",
-        "mask of shifted windows, computed",
-        *(("decoder", "mask token") if shapes is SIMMIM_SWIN else ("head",)),
-    }
-    if shapes is SIMMIM_SWIN:
-        check(
-            swin.forward_features(images()).flatten(1, 2).detach(),
-            [0.9133015, 0.6018476, 0.630677, -0.19577, 1.8762506, 0.0898853],
-            [-0.3060123, -1.0749631, 1.2406573],
-            1639.65152,
-        )

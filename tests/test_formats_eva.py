@@ -25,6 +25,7 @@ import timm
 import torch
 from torch import Tensor
 
+from mae_bench.backbones import load_backbone
 from mae_bench.backbones.formats import (
     FORMATS,
     Layout,
@@ -39,8 +40,11 @@ from mae_bench.backbones.formats import (
     timm_vit,
 )
 from mae_bench.backbones.formats.dinov3 import without_zero_biases
+from mae_bench.backbones.formats.suggestion import shapes_alone
 from mae_bench.backbones.weights import read_checkpoint
+from mae_bench.errors import MaeBenchError
 from tests.beit_and_eva import CHECKPOINTS, bare, check, filled, images, pooled
+from tests.closed_form import fill
 
 OURS = [
     one for module in (beit, data2vec, simmim, cae, maskfeat, eva, timm_eva, dinov3) for one in module.FORMATS
@@ -331,6 +335,28 @@ def test_biases_of_zeros_are_left_out_where_there_is_no_place_for_them() -> None
     assert set(without_zero_biases(found, with_place).encoder) == set(with_place)
 
 
+def test_a_released_file_needs_no_place_for_its_zeros(tmp_path: Path) -> None:
+    """The distilled models: their biases of queries and values are zeros, which `_qkvb` alone has a place for."""
+    state = filled(CHECKPOINTS["dinov3"])
+    zeros = {name: torch.zeros_like(t) if name.endswith("qkv.bias") else t for name, t in state.items()}
+    torch.save(state, tmp_path / "biased")
+    torch.save(zeros, tmp_path / "zeros")
+    options = "img_size=32&patch_size=8&embed_dim=16&depth=2&num_heads=2&num_reg_tokens=2"
+    plain, biased = (f"vit_small_patch16_dinov3{end}&{options}" for end in ("", "_qkvb"))
+    backbone: Any = load_backbone(f"file:{tmp_path}/zeros?arch={plain}")
+    with_place: Any = load_backbone(f"file:{tmp_path}/zeros?arch={biased}")
+    dropped = [entry.name for entry in backbone.report.dropped if "bias of zeros" in entry.note]
+    assert dropped == [f"blocks.{n}.attn.qkv.bias + blocks.{n}.attn.qkv.bias_mask" for n in (0, 0, 1, 1)]
+    pixels = images().float()
+    for own, other in zip(backbone.eval().tokens(pixels), with_place.eval().tokens(pixels), strict=True):
+        torch.testing.assert_close(own, other)
+    with pytest.raises(
+        MaeBenchError, match=r"4 unexpected \(blocks\.0\.attn\.q_bias, blocks\.0\.attn\.v_bias"
+    ):
+        load_backbone(f"file:{tmp_path}/biased?arch={plain}")
+    assert load_backbone(f"file:{tmp_path}/biased?arch={biased}").report.coverage == 100
+
+
 # ---------------------------------------------------------------- timm's own names
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
@@ -368,6 +394,33 @@ def test_timms_own_classifiers_fit_its_encoders(arch: str) -> None:
     assert again is one
 
 
+@pytest.mark.parametrize("classes", [0, 5])
+@pytest.mark.parametrize(
+    ("arch", "note"),
+    [
+        ("vit_pe_core_base_patch16_224", "attention pooling"),
+        ("vit_pe_lang_large_patch14_448", "head"),  # with LayerScale and without a final norm
+        ("vit_pe_spatial_base_patch16_512", "head"),
+        ("vit_small_patch16_rope_ape_224", "head"),
+    ],
+)
+def test_timms_eva_with_names_of_a_plain_vit(arch: str, note: str, classes: int, tmp_path: Path) -> None:
+    """A table of positions beside rotary ones that are computed: the architecture decides what it is."""
+    torch.manual_seed(0)
+    model: Any = timm.create_model(arch, **{**TINY, "num_classes": classes})
+    state = fill(model.state_dict())
+    torch.save({name: tensor.float() for name, tensor in state.items()}, tmp_path / "weights")
+    sizes = "img_size=32&patch_size=8&embed_dim=16&depth=2&num_heads=2"
+    backbone: Any = load_backbone(f"file:{tmp_path}/weights?arch={arch}&{sizes}")
+    assert backbone.report.format == "Eva encoder or classifier with a table of positions (timm)"
+    assert {entry.note for entry in backbone.report.dropped} <= {note, "head"}
+    assert ({entry.note for entry in backbone.report.dropped} == set()) == (classes == 0 and note == "head")
+    model.load_state_dict(state)
+    tokens = model.double().eval().forward_features(images())
+    prefix, patches = backbone.double().eval().tokens(images())
+    torch.testing.assert_close(torch.cat([prefix, patches.flatten(1, 2)], 1), tokens, rtol=0, atol=2e-5)
+
+
 def test_attention_pooling_is_left_behind() -> None:
     model = timm.create_model("eva02_base_patch14_224", global_pool="map", **TINY)
     found = timm_eva.FORMATS[1].read(model.state_dict(), "eva")
@@ -392,14 +445,14 @@ def test_exactly_one_of_these_formats_matches(name: str) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("classes", [0, 5])
 def test_none_of_these_formats_matches_a_plain_vit(arch: str, classes: int) -> None:
-    with torch.device("meta"):
+    with shapes_alone():
         state = timm.create_model(arch, num_classes=classes).state_dict()
     assert [one.name for one in OURS if one.matches(state)] == []
 
 
 @pytest.mark.parametrize("model", ["swin_tiny_patch4_window7_224", "convnextv2_atto", "resnet18"])
 def test_none_of_these_formats_matches_a_hierarchical_network(model: str) -> None:
-    with torch.device("meta"):
+    with shapes_alone():
         state = timm.create_model(model).state_dict()
     assert [one.name for one in OURS if one.matches(state)] == []
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mae_bench.backbones import load_backbone
 from mae_bench.backbones.formats import FORMATS, Recognised, recognise, suggest
+from mae_bench.backbones.formats.suggestion import shapes_alone
 from mae_bench.backbones.weights import CheckpointInfo, read_checkpoint
 from mae_bench.errors import MaeBenchError
 from tests.beit_and_eva import CHECKPOINTS
@@ -963,7 +964,7 @@ def test_layer_scale_is_never_lost(tmp_path: Path) -> None:
 
 def at_full_size(arch: str, name: str) -> dict[str, Tensor]:
     """Keys and shapes of an architecture's encoder as a format (or timm, "") has them, without numbers."""
-    with torch.device("meta"):
+    with shapes_alone():
         encoder = timm.create_model(arch, num_classes=0).state_dict()
     encoder = {key: tensor for key, tensor in encoder.items() if not key.startswith("attn_pool")}
     if not name:

@@ -39,7 +39,7 @@ def test_our_own_come_by_the_same_door() -> None:
         "imagenet.knn",
         "imagenet.scratch",
     } <= set(adapters().entries)
-    assert {"timm", "random", "run", "file"} == set(backbone_sources().entries)
+    assert {"timm", "hf", "torchhub", "file", "run", "python", "random"} == set(backbone_sources().entries)
 
 
 def test_every_published_name_loads() -> None:

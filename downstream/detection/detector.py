@@ -121,6 +121,8 @@ def _over_hierarchical(
     backbone.remove_norm()
     # Detection trains on few images at once.
     backbone.fix_statistics()
+    if config.checkpointing:
+        backbone.checkpoint_activations()
     neck = TopDownPyramid(backbone.widths, config.pyramid.channels, config.pyramid.norm, rescaled=False)
     return backbone, neck, [], strides
 

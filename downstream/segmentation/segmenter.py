@@ -57,6 +57,8 @@ def build(backbone: Backbone, classes: int, config: SegmenterSettings, canvas: t
     dense: DenseViT | Stages
     if isinstance(backbone, HierarchicalBackbone):
         dense = Stages(backbone, final_norm=config.final_norm)
+        if config.checkpointing:
+            backbone.checkpoint_activations()
         widths = [backbone.widths[stage] for stage in blocks]
     else:
         assert isinstance(backbone, PlainBackbone | FlatBackbone)

@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from mae_bench import resources, yamlfile
+from mae_bench.backbones.loading import arguments_of
 from mae_bench.errors import MaeBenchError, near
 from mae_bench.settings import Count, Positive, Settings
 from mae_bench.validation import validate
@@ -156,7 +157,7 @@ def resolve(spec: str) -> str | None:
         return None
     name, _, query = spec.partition("?")
     alias = load(name)
-    given = _arguments(query, spec)
+    given = arguments_of(query, spec) if query else {}
     if alias.file is None:
         wrong = [key for key in _MINE if key in given]
         if wrong:
@@ -224,23 +225,10 @@ def _download(alias: Alias, path: Path, spec: str) -> None:
         ) from error
 
 
-def _arguments(query: str, spec: str) -> dict[str, str]:
-    """``key=value&key=value`` as a dictionary."""
-    arguments: dict[str, str] = {}
-    for part in query.split("&") if query else []:
-        key, equals, value = part.partition("=")
-        if not (key and equals and value):
-            raise MaeBenchError(f"backbone '{spec}': arguments are key=value joined by &, not '{part}'")
-        if key in arguments:
-            raise MaeBenchError(f"backbone '{spec}': '{key}' is given twice")
-        arguments[key] = value
-    return arguments
-
-
 def _with(text: str, given: Mapping[str, str]) -> str:
     """A backbone's text with further arguments, which win over its own."""
     body, _, query = text.partition("?")
-    merged = {**_arguments(query, text), **given}
+    merged = {**(arguments_of(query, text) if query else {}), **given}
     return "?".join(
         [body, *(["&".join(f"{key}={value}" for key, value in merged.items())] if merged else [])]
     )

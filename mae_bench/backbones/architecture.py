@@ -157,15 +157,18 @@ def build(arch: str, arguments: Mapping[str, Any], *, channels: int, where: str)
     """
     name = known_name(arch, where)
     layout = layout_of(name)
+    if layout is None:
+        raise MaeBenchError(
+            f"{where}: {name} is no plain ViT (timm's VisionTransformer, Beit or Eva), which is asked for here"
+        )
+    taken = inspect.signature(LAYOUTS[layout]).parameters
+    wrong = [argument for argument in arguments if argument not in taken]
+    if wrong:
+        raise MaeBenchError(
+            f"{where}: {name} is timm's {LAYOUTS[layout].__name__}, which takes no '{wrong[0]}'"
+            f"{near(wrong[0], [known for known in ARGUMENTS if known in taken])}"
+        )
     options = {**arguments, "num_classes": 0, "in_chans": channels}
-    if layout is not None:
-        taken = inspect.signature(LAYOUTS[layout]).parameters
-        wrong = [argument for argument in arguments if argument not in taken]
-        if wrong:
-            raise MaeBenchError(
-                f"{where}: {name} is timm's {LAYOUTS[layout].__name__}, which takes no '{wrong[0]}'"
-                f"{near(wrong[0], [known for known in ARGUMENTS if known in taken])}"
-            )
     if arguments.get("class_token") is False:
         options["global_pool"] = "avg"  # timm's default pools the class token and asserts that it is there
     if layout == "eva":

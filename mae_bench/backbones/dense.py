@@ -100,11 +100,10 @@ class DenseViT(nn.Module):
                 self._add_layer_scale(backbone, layer_scale)
         else:
             self._note_what_stays(window, relative, layer_scale)
-        if not backbone.splits and not final_norm:
-            # What such a network has behind its blocks is not run for maps, and would get no gradient.
-            behind = set(backbone.layer_names()[-1])
-            for name, param in backbone.named_parameters():
-                param.requires_grad_(param.requires_grad and name not in behind)
+        if isinstance(backbone, FlatBackbone) and checkpointing:
+            backbone.checkpoint_activations()
+        if isinstance(backbone, FlatBackbone) and not final_norm:
+            _freeze_unused(backbone)
         self.train(self.training)
 
     def forward(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
@@ -247,6 +246,20 @@ class DenseViT(nn.Module):
         patches = table[:, prefix:].unflatten(1, own).permute(0, 3, 1, 2)
         patches = F.interpolate(patches, size=grid, mode="bicubic").flatten(2).transpose(1, 2)
         return torch.cat([table[:, :prefix], patches], dim=1)
+
+
+def _freeze_unused(backbone: FlatBackbone) -> None:
+    """Freeze what no map hears of, such as class tokens that only come in at the end.
+
+    It would get no gradient, which distributed training takes for an error.
+    """
+    image = torch.zeros(1, backbone.channels, *backbone.image_size, device=next(backbone.parameters()).device)
+    trained = [param for param in backbone.parameters() if param.requires_grad]
+    with torch.enable_grad():
+        (last,) = backbone.maps(image, [-1])
+        heard = torch.autograd.grad(last.sum(), trained, allow_unused=True) if trained else ()
+    for param, gradient in zip(trained, heard, strict=True):
+        param.requires_grad_(gradient is not None)
 
 
 def _drop_prefix(backbone: ViTBackbone) -> None:

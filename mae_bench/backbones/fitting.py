@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mae_bench.backbones.formats import Recognised
 from mae_bench.backbones.formats.beit import SHARED_TABLE, expand_shared
+from mae_bench.backbones.formats.dinov3 import without_zero_biases
 from mae_bench.backbones.report import Entry, LoadReport
 from mae_bench.backbones.resizing import Resizing, size_fault
 from mae_bench.backbones.weights import digest
@@ -49,7 +50,7 @@ def fit_weights(
         MaeBenchError: a tensor is missing or unexpected and not allowed to be, of another shape or not
             finite; nothing is loaded then.
     """
-    found = with_own_tables(net.state_dict(), found)
+    found = suited(net.state_dict(), found)
     resizing = Resizing.of(net, found.encoder, source, image_size, spec, resize_patches)
     report = match(
         net.state_dict(), found, spec=spec, source=source, arch=arch, allow=allow, resizing=resizing
@@ -121,17 +122,27 @@ def match(
     return report
 
 
-def with_own_tables(own: Mapping[str, Tensor], found: Recognised) -> Recognised:
-    """A BEiT's pretraining checkpoint for a network whose blocks have a table of relative positions each.
+def suited(own: Mapping[str, Tensor], found: Recognised) -> Recognised:
+    """A checkpoint as a network can hold it, where that leaves the function as it is.
 
-    The blocks get copies of the one that they shared in pretraining; any other checkpoint stays as it is.
+    * Blocks with a table of relative positions each get copies of the one that they shared in BEiT's
+      pretraining.
+    * Biases of zeros, which the released DINOv3 models have, are left out where there is no place for them.
+
+    Any other checkpoint stays as it is.
+
+    Args:
+        own: the network's tensors.
     """
+    found = without_zero_biases(found, own)
     if SHARED_TABLE not in found.encoder or SHARED_TABLE in own:
         return found
     depth = sum(name.endswith(".attn.relative_position_bias_table") for name in own)
     encoder = expand_shared(found.encoder, depth)
-    copies = {name: SHARED_TABLE for name in encoder if name not in found.encoder}
-    return replace(found, encoder=encoder, renamed={**found.renamed, **copies})
+    origin = found.renamed.get(SHARED_TABLE, SHARED_TABLE)
+    copies = {name: origin for name in encoder if name not in found.encoder}
+    renamed = {name: words for name, words in {**found.renamed, **copies}.items() if name in encoder}
+    return replace(found, encoder=encoder, renamed=renamed)
 
 
 # ---------------------------------------------------------------- missing and unexpected
@@ -184,7 +195,8 @@ def _refusal(report: LoadReport, given: int, own: int, already: set[str]) -> str
     return (
         f"{report.source} ({report.format}) does not fit {report.arch}: of its {given} tensors and the "
         f"model's {own}, {' and '.join(faults)}; {report.percent()} % of the model's parameters would come "
-        f"from it, so it was not loaded (allow={','.join([*sorted(already), *options])} lets exactly these pass)"
+        f"from it, so it was not loaded (allow={','.join([*sorted(already), *options])} lets exactly these "
+        "pass)"
     )
 
 

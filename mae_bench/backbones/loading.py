@@ -123,15 +123,27 @@ def parse_spec(spec: str, known: Mapping[str, object]) -> tuple[str, str, dict[s
         body, query = rest, ""
     if not body:
         raise MaeBenchError(f"backbone '{spec}': nothing stands after '{source}:'")
+    return source, body, arguments_of(query, spec) if question else {}
+
+
+def arguments_of(query: str, spec: str) -> dict[str, str]:
+    """``key=value&key=value`` as a dictionary.
+
+    Args:
+        spec: the whole text, for messages.
+
+    Raises:
+        MaeBenchError: it is not of this form, or a key is given twice.
+    """
     arguments: dict[str, str] = {}
-    for part in query.split("&") if question else []:
+    for part in query.split("&"):
         key, equals, value = part.partition("=")
         if not (key and equals and value):
             raise MaeBenchError(f"backbone '{spec}': arguments are key=value joined by &, not '{part}'")
         if key in arguments:
             raise MaeBenchError(f"backbone '{spec}': '{key}' is given twice")
         arguments[key] = value
-    return source, body, arguments
+    return arguments
 
 
 def _unknown(spec: str, source: str, known: Mapping[str, object]) -> str:
@@ -142,9 +154,12 @@ def _unknown(spec: str, source: str, known: Mapping[str, object]) -> str:
         return f"backbone '{spec}': there is no source '{source}'{near(source, known) or there}"
     if re.search(r"[/\\]", spec):
         return f"backbone '{spec}': there is no such folder"
+    from mae_bench.backbones import aliases
+
     return (
         f"backbone '{spec}': say where it comes from: timm:{spec} (pretrained by timm), random:{spec} "
-        "(untrained), run:FOLDER or file:PATH?arch=NAME"
+        "(untrained), run:FOLDER, file:PATH?arch=NAME, or an alias of `mae-bench list backbones`"
+        f"{near(spec.partition('?')[0], aliases.names())}"
     )
 
 

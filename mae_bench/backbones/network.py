@@ -12,6 +12,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from mae_bench.backbones.surface import Backbone
+from mae_bench.errors import MaeBenchError
 
 SLOTS = ("drop_path", "drop_path1", "drop_path2", "drop_path3")
 """Where timm's blocks keep their stochastic depth."""
@@ -97,6 +98,19 @@ class NetworkBackbone(Backbone):
         else:
             out = norm(x)
         return out
+
+    def checkpoint_activations(self) -> None:
+        """Compute activations again on the way back: less memory, more time.
+
+        Raises:
+            MaeBenchError: the network cannot.
+        """
+        if not hasattr(self.net, "set_grad_checkpointing"):
+            raise MaeBenchError(
+                f"{self.spec}: {self.arch} cannot compute its activations again (no set_grad_checkpointing); "
+                "set model.checkpointing=false"
+            )
+        self.net.set_grad_checkpointing(True)
 
     def remove_norm(self) -> None:
         """Take the final norm away."""

@@ -17,6 +17,7 @@ import torch
 from timm.models.hiera import Hiera, Reroll, Unroll
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mae_bench.backbones.architecture import grid_for
 from mae_bench.backbones.hierarchical import STAGES, HierarchicalBackbone
@@ -144,7 +145,8 @@ class HieraBackbone(TimmHierarchical):
         reroll = Reroll(tuple(size), net.patch_stride, pools, net.stage_ends, net.q_pool)
         maps = []
         for index, block in enumerate(net.blocks):
-            x = block(x)
+            again = net.grad_checkpointing and self.training and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
             if index in net.stage_ends:
                 maps.append(reroll(x, index).permute(0, 3, 1, 2).contiguous())
         return maps

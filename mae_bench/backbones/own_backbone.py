@@ -23,8 +23,9 @@ from mae_bench.backbones.architecture import (
 )
 from mae_bench.backbones.arguments import normalisation, same_channels
 from mae_bench.backbones.fitting import fit_weights
-from mae_bench.backbones.formats import Recognised, recognise, suggest, without_classifier
+from mae_bench.backbones.formats import Recognised, recognise, recognise_hierarchical, suggest
 from mae_bench.backbones.formats.contract import Layout
+from mae_bench.backbones.formats.hierarchical import channels_of
 from mae_bench.backbones.loading import Request
 from mae_bench.backbones.own_kinds import wrap_own
 from mae_bench.backbones.own_module import has_surface, surface_of
@@ -112,9 +113,9 @@ def translated(made: Made, request: Request, mine: Mapping[str, str]) -> Backbon
         channels = kernel.shape[1] if kernel is not None and kernel.ndim == 4 else 3
         net = build(arch, {}, channels=channels, where=request.spec)
     else:
-        channels = next((tensor.shape[1] for tensor in state.values() if tensor.ndim == 4), 3)
+        channels = channels_of(state, arch)
         net = others.build(arch, channels=channels, image_size=None, where=request.spec)
-        found = without_classifier(state, net.state_dict())
+        found = recognise_hierarchical(state, net.state_dict())
     same_channels(request, channels)
     report = _fitted(net, found, made, request, mine, arch)
     if not is_plain(net):

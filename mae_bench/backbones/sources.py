@@ -25,7 +25,8 @@ from mae_bench.backbones.architecture import (
 )
 from mae_bench.backbones.arguments import built_with, normalisation, only, same_channels, seed_of, split
 from mae_bench.backbones.fitting import fit_weights
-from mae_bench.backbones.formats import Recognised, recognise, suggest, without_classifier
+from mae_bench.backbones.formats import Recognised, recognise, recognise_hierarchical, suggest
+from mae_bench.backbones.formats.hierarchical import channels_of
 from mae_bench.backbones.hub import described, pretrained
 from mae_bench.backbones.loading import Request
 from mae_bench.backbones.report import Entry, LoadReport
@@ -50,7 +51,7 @@ def from_timm(request: Request) -> Backbone:
     _only_sizes(request, rest)
     model, state = pretrained(request)
     arch = str(model.pretrained_cfg["architecture"])
-    channels = _channels_of(state, layout_of(arch) is not None)
+    channels = _channels_of(state, arch)
     same_channels(request, channels)
     net, found = _network(request, arch, rest, channels, state, request.spec)
     report = fit_weights(
@@ -134,11 +135,11 @@ def from_file(request: Request) -> Backbone:
     channels = request.channels or 3
     if layout_of(arch) is not None:
         found = recognise(state, str(path), layout_of(arch) or "vit")
-        channels = _channels_of(found.encoder, True)
+        channels = _channels_of(found.encoder, arch)
         same_channels(request, channels)
         net: nn.Module = build(arch, rest, channels=channels, where=request.spec)
     else:
-        channels = _channels_of(state, False)
+        channels = _channels_of(state, arch)
         same_channels(request, channels)
         net, found = _network(request, arch, rest, channels, state, str(path))
     mean, std = normalisation(mine, mine["arch"], channels, request.spec)
@@ -148,17 +149,18 @@ def from_file(request: Request) -> Backbone:
         spec=request.spec,
         source=str(path),
         arch=arch,
-        image_size=_wanted_size(request, rest) if request.image_size else None,
+        image_size=request.image_size,
         allow=mine.get("allow", ""),
         resize_patches="patch_size" in rest,
     )
     report.mean, report.std = mean, std
     if not is_plain(net):
         report.image_size = _native_size(net)
+    report.notes += info.notes
     if info.wrapper or info.prefix:
-        report.notes.append(
-            f"the weights lay under '{info.wrapper}' with names that began with '{info.prefix}'"
-        )
+        where = f"under '{info.wrapper}'" if info.wrapper else "in the file"
+        began = f" with names that began with '{info.prefix}'" if info.prefix else ""
+        report.notes.append(f"the weights lay {where}{began}")
     if info.ignored:
         report.notes.append(f"not read: {', '.join(info.ignored)}")
     if "mean" not in mine and "." not in mine["arch"]:
@@ -231,7 +233,7 @@ def _network(
     net = _built(replace(request, image_size=None), arch, rest, channels)
     if is_plain(net):
         return net, recognise(state, where, layout_of(arch) or "vit")
-    return net, without_classifier(state, net.state_dict())
+    return net, recognise_hierarchical(state, net.state_dict())
 
 
 def _only_sizes(request: Request, rest: Mapping[str, Any]) -> None:
@@ -337,9 +339,11 @@ def _beside(folder: Path) -> list[str]:
 # ---------------------------------------------------------------- small things
 
 
-def _channels_of(state: Mapping[str, Tensor], plain: bool) -> int:
+def _channels_of(state: Mapping[str, Tensor], arch: str) -> int:
     """How many channels the first convolution takes; 3 where there is none to be seen."""
-    kernel = state.get("patch_embed.proj.weight") if plain else None
+    if layout_of(arch) is None:
+        return channels_of(state, arch)
+    kernel = state.get("patch_embed.proj.weight")
     if kernel is None:
         kernel = next((tensor for tensor in state.values() if tensor.ndim == 4), None)
     return kernel.shape[1] if kernel is not None and kernel.ndim == 4 else 3

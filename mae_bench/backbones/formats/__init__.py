@@ -28,12 +28,12 @@ from mae_bench.backbones.formats import (
     vitdet,
 )
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
+from mae_bench.backbones.formats.hierarchical import recognise_hierarchical
 from mae_bench.backbones.formats.suggestion import CLASSES, EXAMPLES, arch_of
-from mae_bench.backbones.formats.timm_vit import without_classifier
 from mae_bench.backbones.report import Entry
 from mae_bench.errors import MaeBenchError
 
-__all__ = ["FORMATS", "Format", "Layout", "Recognised", "recognise", "suggest", "without_classifier"]
+__all__ = ["FORMATS", "Format", "Layout", "Recognised", "recognise", "recognise_hierarchical", "suggest"]
 
 _MODULES = (
     *(timm_vit, moco, msn, dino, dinov2, clip, aimv2, torchvision, openmmlab, vitdet),

@@ -9,32 +9,52 @@ from __future__ import annotations
 
 import re
 
+import torch
 from torch import Tensor
 
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
-from mae_bench.backbones.formats.renaming import Naming, norm_from_fc_norm
+from mae_bench.backbones.formats.names import (
+    Pairs,
+    Reasons,
+    merge,
+    norm_from_fc_norm,
+    pattern_of,
+    rename,
+    take,
+)
 
 SHARED_TABLE = "rel_pos_bias.relative_position_bias_table"
 """The one table of biases that all blocks share."""
 
-BLOCK = (
-    r"(gamma_[12]|norm[12]\.(weight|bias)|mlp\.fc[12]\.(weight|bias)"
-    r"|attn\.(q_bias|v_bias|qkv\.weight|proj\.(weight|bias)|relative_position_(bias_table|index)))"
+_BLOCK = (
+    *("gamma_1", "gamma_2", "norm1.*", "norm2.*", "mlp.fc1.*", "mlp.fc2.*", "attn.proj.*"),
+    *("attn.q_bias", "attn.v_bias", "attn.qkv.weight", "attn.relative_position_bias_table"),
 )
+BEIT: Pairs = tuple(
+    (name, name)
+    for name in (
+        *("cls_token", "pos_embed", "patch_embed.proj.*", "norm.*", "fc_norm.*", SHARED_TABLE),
+        *(f"blocks.#.{name}" for name in _BLOCK),
+    )
+)
+"""BEiT's own names, which are timm's, for formats that only put something before them."""
+
+BLOCK = pattern_of((*_BLOCK, "attn.relative_position_index"))
 """Pattern of the names within one block."""
 
-HEAD = {r"head\.(weight|bias)": "head", r"mask_token": "mask token"}
-INDEX = {
-    r"(encoder\.)?(rel_pos_bias|blocks\.\d+\.attn)\.relative_position_index": (
-        "index of relative positions, computed"
-    )
-}
-PRETRAINING = {
-    **INDEX,
-    r"(encoder\.)?mask_token": "mask token",
-    r"(cls_pt_)?lm_head\.(weight|bias)": "head",
-    rf"cls_pt_layers\.\d+\.{BLOCK}|cls_pt_norm\.(weight|bias)": "head of the class token",
-}
+HEAD: Reasons = ((r"head\.(weight|bias)", "head"), (r"mask_token", "mask token"))
+INDEX: Reasons = (
+    (
+        r"(encoder\.)?(rel_pos_bias|blocks\.\d+\.attn)\.relative_position_index",
+        "index of relative positions, computed",
+    ),
+)
+PRETRAINING: Reasons = (
+    *INDEX,
+    (r"(encoder\.)?mask_token", "mask token"),
+    (r"(cls_pt_)?lm_head\.(weight|bias)", "head"),
+    (rf"cls_pt_layers\.\d+\.{BLOCK}|cls_pt_norm\.(weight|bias)", "head of the class token"),
+)
 
 _PRETRAINED = "BEiT pretraining checkpoint"
 _FINE_TUNED = "BEiT-style encoder or classifier with relative positions"
@@ -93,13 +113,30 @@ def note_shared_table(found: Recognised) -> Recognised:
     return found
 
 
+def in_vit_names(found: Recognised) -> Recognised:
+    """BEiT's blocks without relative positions as those of timm's VisionTransformer, in place and exactly.
+
+    BEiT gives queries and values a bias and keys none: together they are ``qkv.bias`` with zeros between.
+    Its ``gamma_1`` and ``gamma_2`` are timm's ``ls1.gamma`` and ``ls2.gamma``.
+    """
+    for name in list(found.encoder):
+        scale = re.fullmatch(r"(blocks\.\d+)\.gamma_([12])", name)
+        if scale:
+            rename(found, name, f"{scale[1]}.ls{scale[2]}.gamma")
+        block = re.fullmatch(r"(blocks\.\d+\.attn)\.q_bias", name)
+        if block and f"{block[1]}.v_bias" in found.encoder:
+            queries, values = found.encoder[name], found.encoder[f"{block[1]}.v_bias"]
+            bias = torch.cat([queries, torch.zeros_like(values), values])
+            merge(found, [name, f"{block[1]}.v_bias"], f"{block[1]}.qkv.bias", bias)
+    return found
+
+
 def _read_pretraining(state: State, layout: Layout) -> Recognised:
-    return note_shared_table(Naming(dropped=PRETRAINING).read(state, _PRETRAINED))
+    return note_shared_table(take(state, _PRETRAINED, dropped=PRETRAINING))
 
 
 def _read_fine_tuned(state: State, layout: Layout) -> Recognised:
-    found = Naming(dropped={**HEAD, **INDEX}).read(state, _FINE_TUNED)
-    return note_shared_table(norm_from_fc_norm(found))
+    return note_shared_table(norm_from_fc_norm(take(state, _FINE_TUNED, dropped=(*HEAD, *INDEX))))
 
 
 FORMATS = [

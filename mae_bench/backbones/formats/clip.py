@@ -17,7 +17,7 @@ import timm
 from torch import Tensor
 
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
-from mae_bench.backbones.formats.pairs import Pairs, Reasons, pattern_of, put, take
+from mae_bench.backbones.formats.names import Pairs, Reasons, pattern_of, put, take
 from mae_bench.backbones.report import Entry
 
 _NAME = "CLIP image tower (OpenAI, open_clip)"
@@ -40,7 +40,7 @@ _PAIRS: Pairs = (
     ("ln_post.*", "norm.*"),
     *((f"transformer.resblocks.#.{theirs}", f"blocks.#.{ours}") for theirs, ours in _BLOCK),
 )
-_RESBLOCK = pattern_of((f"transformer.resblocks.#.{theirs}", "") for theirs, _ in _BLOCK)
+_RESBLOCK = pattern_of(f"transformer.resblocks.#.{theirs}" for theirs, _ in _BLOCK)
 _BESIDE: Reasons = (
     (
         rf"text\..+|text_decoder\..+|{_RESBLOCK}|transformer\.resblocks\.\d+\.attn_mask|attn_mask"
@@ -68,6 +68,23 @@ def _prefix(state: State) -> str:
     return _VISUAL if f"{_VISUAL}class_embedding" in state else ""
 
 
+def as_tables(found: Recognised) -> None:
+    """Class token (D,) and position embeddings (P+N, D) as (1, 1, D) and (1, P+N, D), in place."""
+    token, table = found.encoder.get("cls_token"), found.encoder.get("pos_embed")
+    if token is not None and token.ndim == 1:
+        found.encoder["cls_token"] = token[None, None]
+    if table is not None and table.ndim == 2:
+        found.encoder["pos_embed"] = table[None]
+
+
+def as_rows(encoder: State) -> dict[str, Tensor]:
+    """The way back of `as_tables`."""
+    state = {**encoder, "pos_embed": encoder["pos_embed"][0]}
+    if "cls_token" in state:
+        state["cls_token"] = state["cls_token"][0, 0]
+    return state
+
+
 def _read(state: State, layout: Layout) -> Recognised:
     prefix = _prefix(state)
     own = re.escape(prefix)
@@ -76,10 +93,7 @@ def _read(state: State, layout: Layout) -> Recognised:
         # open_clip's CoCa has no norm but that of what was pooled.
         dropped += ((rf"{own}ln_post\.(weight|bias)", "attention pooling"),)
     found = take(state, _NAME, prefix=prefix, pairs=_PAIRS, dropped=(*dropped, *(_BESIDE if prefix else ())))
-    for name in ("cls_token", "pos_embed"):  # (D,) and (P+N, D) there
-        if name in found.encoder:
-            tensor = found.encoder[name]
-            found.encoder[name] = tensor.reshape((1, *((1,) * (2 - tensor.ndim)), *tensor.shape))
+    as_tables(found)
     found.notes.append(
         "CLIP's weights do not show whether they were trained with QuickGELU, as OpenAI's were, or with "
         "GELU, as LAION's: timm's *_clip_quickgelu_* are for the former, *_clip_* for the latter"
@@ -89,9 +103,7 @@ def _read(state: State, layout: Layout) -> Recognised:
 
 def _write(encoder: State) -> dict[str, Tensor]:
     """The image tower alone, under the name it has beside the text tower."""
-    state = dict(encoder)
-    state["cls_token"], state["pos_embed"] = state["cls_token"][0, 0], state["pos_embed"][0]
-    return put(state, prefix=_VISUAL, pairs=_PAIRS)
+    return put(as_rows(encoder), prefix=_VISUAL, pairs=_PAIRS)
 
 
 FORMATS: list[Format] = [Format(_NAME, ("vit",), _matches, _read, _write)]

@@ -13,13 +13,13 @@ from mae_bench.backbones.formats.beit import (
     predicts_its_own_width,
 )
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
-from mae_bench.backbones.formats.renaming import Naming
+from mae_bench.backbones.formats.names import take
 
 _NAME = "data2vec pretraining checkpoint"
 
 
 def _read(state: State, layout: Layout) -> Recognised:
-    return note_shared_table(Naming(dropped=PRETRAINING).read(state, _NAME))
+    return note_shared_table(take(state, _NAME, dropped=PRETRAINING))
 
 
 FORMATS = [

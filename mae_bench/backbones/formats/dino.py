@@ -10,8 +10,8 @@ from __future__ import annotations
 from functools import partial
 
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
-from mae_bench.backbones.formats.pairs import Reasons, is_vit, take
-from mae_bench.backbones.formats.timm_vit import GAMMA
+from mae_bench.backbones.formats.names import Reasons, take
+from mae_bench.backbones.formats.timm_vit import GAMMA, is_vit
 
 _LEAF = r"(weight|bias|weight_g|weight_v|parametrizations\.weight\.original[01])"
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
-from mae_bench.backbones.formats.pairs import TIMM, Pairs, Reasons, is_vit, put_gated, take
+from mae_bench.backbones.formats.names import TIMM, Pairs, Reasons, put, take
+from mae_bench.backbones.formats.timm_vit import is_vit
 
 _BACKBONE = "backbone."
 _REGISTERS = ("register_tokens", "reg_token")
@@ -21,7 +22,11 @@ _SWIGLU: Pairs = (
     ("blocks.#.mlp.w12.*", "blocks.#.mlp.fc1.*"),  # SwiGLU, gate and value in one
     ("blocks.#.mlp.w3.*", "blocks.#.mlp.fc2.*"),
 )
-_PAIRS: Pairs = (_REGISTERS, *TIMM, *_SWIGLU)
+_PAIRS: Pairs = (_REGISTERS, *TIMM)
+_READ: Pairs = (
+    *(*_PAIRS, *_SWIGLU),
+    *((theirs.replace("blocks.", "blocks.?."), ours) for theirs, ours in (*TIMM, *_SWIGLU)),
+)
 _DROPPED: Reasons = (
     (r"(backbone\.)?mask_token", "mask token"),
     (
@@ -30,13 +35,7 @@ _DROPPED: Reasons = (
         "projection head",
     ),
 )
-_CHUNK = re.compile(r"^((?:backbone\.)?blocks)\.\d+\.(\d+\.)")
 _NAME = "DINOv2 (official names)"
-
-
-def _unchunked(state: State) -> dict[str, Tensor]:
-    """Blocks numbered through: the second number of a chunked name counts all blocks."""
-    return {_CHUNK.sub(r"\1.\2", name): tensor for name, tensor in state.items()}
 
 
 def _prefix(state: State) -> str:
@@ -46,48 +45,41 @@ def _prefix(state: State) -> str:
 def _matches(state: State) -> bool:
     prefix = _prefix(state)
     mask = state.get(f"{prefix}mask_token")
-    scaled = f"{prefix}blocks.0.ls1.gamma" in _unchunked(state)
+    scaled = any(re.fullmatch(rf"{prefix}blocks\.(\d+\.)?0\.ls1\.gamma", name) for name in state)
     return is_vit(state, prefix) and mask is not None and mask.ndim == 2 and scaled
 
 
-def _read(state: State, layout: Layout) -> Recognised:
-    plain = _unchunked(state)
-    if len(plain) != len(state):  # two blocks of one number: let all of them be unexpected
-        plain = dict(state)
-    original = dict(zip(plain, state, strict=True))
-    found = take(plain, _NAME, prefix=_prefix(state), pairs=_PAIRS, dropped=_DROPPED)
-    for ours in list(found.encoder):
-        name = original[found.renamed.get(ours, ours)]
-        if name != ours:
-            found.renamed[ours] = name
-    _position_into_token(found)
-    return found
-
-
-def _position_into_token(found: Recognised) -> None:
+def position_into_token(found: Recognised) -> None:
+    """With registers, add the class token's position to the token, as timm has it (in place)."""
     token, table = found.encoder.get("cls_token"), found.encoder.get("pos_embed")
     if "reg_token" not in found.encoder or token is None or table is None:
         return
     if token.ndim != 3 or table.ndim != 3 or token.shape[-1] != table.shape[-1]:
         return
-    names = [found.renamed.get(name, name) for name in ("cls_token", "pos_embed")]
-    found.encoder["cls_token"] = token + table[:, :1]
+    exact = torch.promote_types(token.dtype, torch.float32)
+    found.encoder["cls_token"] = token.to(exact) + table[:, :1].to(exact)
     found.encoder["pos_embed"] = table[:, 1:]
-    found.renamed["cls_token"] = f"{names[0]} + {names[1]}"
-    found.renamed["pos_embed"] = f"{names[1]} without the class token's entry"
+    names = [found.renamed.get(name, name) for name in ("cls_token", "pos_embed")]
+    found.renamed["cls_token"] = " + ".join(names)
+
+
+def position_apart(encoder: State) -> dict[str, Tensor]:
+    """The way back of `position_into_token`: the position stays in the token, and the table has zeros."""
+    table = encoder["pos_embed"]
+    whole = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
+    return {**encoder, **({"pos_embed": whole} if "reg_token" in encoder else {})}
+
+
+def _read(state: State, layout: Layout) -> Recognised:
+    found = take(state, _NAME, prefix=_prefix(state), pairs=_READ, dropped=_DROPPED)
+    position_into_token(found)
+    return found
 
 
 def _write(encoder: State) -> dict[str, Tensor]:
-    """The published names. Masked patches, which no encoder sees, get a token of zeros.
-
-    With registers the class token's position stays in the token, so its entry in the table is zero.
-    """
-    state = dict(encoder)
-    table = state["pos_embed"]
-    if "reg_token" in state:
-        state["pos_embed"] = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
-    state["mask_token"] = torch.zeros_like(table[0, :1])
-    return put_gated(state, pairs=(_REGISTERS, *TIMM), gated=_SWIGLU)
+    """The published names. Masked patches, which no encoder sees, get a token of zeros."""
+    mask = torch.zeros_like(encoder["pos_embed"][0, :1])
+    return put({**position_apart(encoder), "mask_token": mask}, pairs=_PAIRS, gated=_SWIGLU)
 
 
 FORMATS: list[Format] = [Format(_NAME, ("vit",), _matches, _read, _write)]

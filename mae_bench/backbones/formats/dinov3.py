@@ -14,26 +14,29 @@ import torch
 from torch import Tensor
 
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
-from mae_bench.backbones.formats.renaming import Naming
+from mae_bench.backbones.formats.names import TIMM, Pairs, Reasons, put, take
 from mae_bench.backbones.report import Entry
 
 _BACKBONE = "backbone."
 _BASE = 100.0  # of the periods in all released models
-_AFFINE = r"\.(weight|bias)"
-_BLOCK = r"(blocks\.\d+)"
-_DROPPED = {
-    r"(backbone\.)?mask_token": "mask token",
-    r"(backbone\.)?rope_embed\.periods": "periods of the rotary positions, computed",
-    rf"(backbone\.)?local_cls_norm{_AFFINE}": "norm of local crops, for pretraining alone",
-    rf"(dino_head|ibot_head)\.(mlp(\.\d+)?{_AFFINE}|last_layer\.weight)": "head",
-}
-_RENAMED = {
-    r"storage_tokens": "reg_token",
-    rf"{_BLOCK}\.ls([12])\.gamma": r"\1.gamma_\2",
-    rf"{_BLOCK}\.mlp\.w1{_AFFINE}": r"\1.mlp.fc1_g.\2",
-    rf"{_BLOCK}\.mlp\.w2{_AFFINE}": r"\1.mlp.fc1_x.\2",
-    rf"{_BLOCK}\.mlp\.w3{_AFFINE}": r"\1.mlp.fc2.\2",
-}
+_DROPPED: Reasons = (
+    (r"(backbone\.)?mask_token", "mask token"),
+    (r"(backbone\.)?rope_embed\.periods", "periods of the rotary positions, computed"),
+    (r"(backbone\.)?local_cls_norm\.(weight|bias)", "norm of local crops, for pretraining alone"),
+    (r"(dino_head|ibot_head)\.(mlp(\.\d+)?\.(weight|bias)|last_layer\.weight)", "head"),
+)
+_PAIRS: Pairs = (
+    ("storage_tokens", "reg_token"),
+    ("blocks.#.ls1.gamma", "blocks.#.gamma_1"),
+    ("blocks.#.ls2.gamma", "blocks.#.gamma_2"),
+    *TIMM,
+    ("blocks.#.attn.qkv.bias_mask", "blocks.#.attn.qkv.bias_mask"),
+)
+_GATED: Pairs = (
+    ("blocks.#.mlp.w1.*", "blocks.#.mlp.fc1_g.*"),
+    ("blocks.#.mlp.w2.*", "blocks.#.mlp.fc1_x.*"),
+    ("blocks.#.mlp.w3.*", "blocks.#.mlp.fc2.*"),
+)
 
 
 def _prefix(state: State) -> str:
@@ -48,8 +51,9 @@ def _matches(state: State) -> bool:
 
 def _read(state: State, layout: Layout) -> Recognised:
     prefix = _prefix(state)
-    found = Naming(prefix, _DROPPED, _RENAMED).read(state, "DINOv3 teacher" if prefix else "DINOv3 backbone")
-    for name in [name for name in found.encoder if re.fullmatch(rf"{_BLOCK}\.attn\.qkv\.bias", name)]:
+    words = "DINOv3 teacher" if prefix else "DINOv3 backbone"
+    found = take(state, words, prefix=prefix, pairs=(*_PAIRS, *_GATED), dropped=_DROPPED)
+    for name in [name for name in found.encoder if re.fullmatch(r"blocks\.\d+\.attn\.qkv\.bias", name)]:
         _split_bias(found, name.removesuffix("qkv.bias"))
     _note_periods(found, state.get(f"{prefix}rope_embed.periods"))
     return found
@@ -103,25 +107,14 @@ def without_zero_biases(found: Recognised, own: Mapping[str, Tensor]) -> Recogni
 
 
 def _write(encoder: State) -> dict[str, Tensor]:
-    three = {"fc1_g": "w1", "fc1_x": "w2", "fc2": "w3"}
-    written: dict[str, Tensor] = {}
-    for name, tensor in encoder.items():
-        scale = re.fullmatch(rf"{_BLOCK}\.gamma_([12])", name)
-        mlp = re.fullmatch(rf"({_BLOCK}\.mlp)\.(fc1_g|fc1_x|fc2){_AFFINE}", name)
-        bias = re.fullmatch(rf"({_BLOCK}\.attn)\.q_bias", name)
-        if name == "reg_token":
-            written["storage_tokens"] = tensor
-        elif scale:
-            written[f"{scale[1]}.ls{scale[2]}.gamma"] = tensor
-        elif mlp and f"{mlp[1]}.fc1_g.weight" in encoder:
-            written[f"{mlp[1]}.{three[mlp[3]]}.{mlp[4]}"] = tensor
-        elif bias:
-            zeros, ones = torch.zeros_like(tensor), torch.ones_like(tensor)
-            written[f"{bias[1]}.qkv.bias"] = torch.cat([tensor, zeros, encoder[f"{bias[1]}.v_bias"]])
-            written[f"{bias[1]}.qkv.bias_mask"] = torch.cat([ones, zeros, ones])
-        elif not re.fullmatch(rf"{_BLOCK}\.attn\.v_bias", name):
-            written[name] = tensor
-    return written
+    state = {name: tensor for name, tensor in encoder.items() if not name.endswith((".q_bias", ".v_bias"))}
+    for name, queries in encoder.items():
+        if name.endswith(".attn.q_bias"):
+            attention = name.removesuffix("q_bias")
+            zeros, ones = torch.zeros_like(queries), torch.ones_like(queries)
+            state[f"{attention}qkv.bias"] = torch.cat([queries, zeros, encoder[f"{attention}v_bias"]])
+            state[f"{attention}qkv.bias_mask"] = torch.cat([ones, zeros, ones])
+    return put(state, pairs=_PAIRS, gated=_GATED)
 
 
 FORMATS = [Format("DINOv3 backbone or teacher", ("eva",), _matches, _read, _write)]

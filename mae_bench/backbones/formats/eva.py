@@ -10,48 +10,47 @@ from __future__ import annotations
 
 import math
 import re
+from functools import partial
 
-from torch import Tensor
-
-from mae_bench.backbones.formats.beit import PRETRAINING, has_tables, is_beit_style, is_pretraining
+from mae_bench.backbones.formats.beit import (
+    BEIT,
+    PRETRAINING,
+    has_tables,
+    in_vit_names,
+    is_beit_style,
+    is_pretraining,
+)
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
-from mae_bench.backbones.formats.renaming import Naming, in_vit_names, norm_from_fc_norm, rename
+from mae_bench.backbones.formats.names import Pairs, Reasons, norm_from_fc_norm, put, rename, take
 
 _EVA01 = "EVA-01 or BEiT pretraining checkpoint with absolute positions"
 _TOWER = "EVA-CLIP image tower"
 _VISUAL = "visual."
-_AFFINE = r"\.(weight|bias)"
-_BLOCK = r"(blocks\.\d+)"
-_RENAMED = {
-    rf"{_BLOCK}\.attn\.inner_attn_ln{_AFFINE}": r"\1.attn.norm.\2",
-    rf"{_BLOCK}\.mlp\.ffn_ln{_AFFINE}": r"\1.mlp.norm.\2",
-    rf"{_BLOCK}\.mlp\.w12{_AFFINE}": r"\1.mlp.fc1.\2",
-    rf"{_BLOCK}\.mlp\.w1{_AFFINE}": r"\1.mlp.fc1_g.\2",
-    rf"{_BLOCK}\.mlp\.w2{_AFFINE}": r"\1.mlp.fc1_x.\2",
-    rf"{_BLOCK}\.mlp\.w3{_AFFINE}": r"\1.mlp.fc2.\2",
-}
-_ROTARY = r"(blocks\.\d+\.attn\.)?rope\.freqs_(cos|sin)"
-_TEXT = (
-    r"text\..+|positional_embedding|text_projection|token_embedding\.weight|transformer\.resblocks\..+"
-    r"|ln_final\.(weight|bias)"
+_GATED: Pairs = (
+    ("blocks.#.mlp.w12.*", "blocks.#.mlp.fc1.*"),
+    ("blocks.#.mlp.w1.*", "blocks.#.mlp.fc1_g.*"),
+    ("blocks.#.mlp.w2.*", "blocks.#.mlp.fc1_x.*"),
+    ("blocks.#.mlp.w3.*", "blocks.#.mlp.fc2.*"),
 )
-_EVA02 = Naming(
-    dropped={
-        _ROTARY: "rotary positions, computed",
-        r"mask_token": "mask token",
-        rf"(lm_head|head){_AFFINE}": "head",
-    },
-    renamed=_RENAMED,
+_PAIRS: Pairs = (
+    *BEIT,
+    ("blocks.#.attn.inner_attn_ln.*", "blocks.#.attn.norm.*"),
+    ("blocks.#.mlp.ffn_ln.*", "blocks.#.mlp.norm.*"),
+    *((f"blocks.#.attn.{part}_proj.weight", f"blocks.#.attn.{part}_proj.weight") for part in "qkv"),
+    # Written alone: read, the biases are the projections' where there are such.
+    *((f"blocks.#.attn.{part}_bias", f"blocks.#.attn.{part}_proj.bias") for part in "qv"),
 )
-_CLIP = Naming(
-    prefix=_VISUAL,
-    dropped={
-        rf"visual\.{_ROTARY}": "rotary positions, computed",
-        rf"visual\.head{_AFFINE}": "projection",
-        _TEXT: "text tower",
-        r"logit_scale": "temperature of the loss",
-    },
-    renamed=_RENAMED,
+_ROTARY = (r"(visual\.)?(blocks\.\d+\.attn\.)?rope\.freqs_(cos|sin)", "rotary positions, computed")
+_HEAD: Reasons = (_ROTARY, (r"mask_token", "mask token"), (r"(lm_head|head)\.(weight|bias)", "head"))
+_BESIDE: Reasons = (
+    _ROTARY,
+    (r"visual\.head\.(weight|bias)", "projection"),
+    (
+        r"text\..+|positional_embedding|text_projection|token_embedding\.weight|transformer\.resblocks\..+"
+        r"|ln_final\.(weight|bias)",
+        "text tower",
+    ),
+    (r"logit_scale", "temperature of the loss"),
 )
 
 
@@ -90,50 +89,23 @@ def _note_rotary(found: Recognised, state: State, prefix: str) -> None:
     )
 
 
-def _written(encoder: State) -> dict[str, Tensor]:
-    """The official names of an encoder in timm's; a gated MLP of two layers is told by its shapes."""
-    written = {}
-    for name, tensor in encoder.items():
-        new = re.sub(r"attn\.([qv])_proj\.bias$", r"attn.\1_bias", name)
-        new = re.sub(r"attn\.norm\.", "attn.inner_attn_ln.", new)
-        new = re.sub(r"mlp\.norm\.", "mlp.ffn_ln.", new)
-        block = re.match(r"blocks\.\d+\.mlp\.", name)
-        if block and f"{block[0]}fc1_g.weight" in encoder:
-            new = re.sub(r"mlp\.fc(1_g|1_x|2)\.", lambda match: _THREE[match[0]], new)
-        elif block and _gated(encoder, block[0]):
-            new = new.replace("mlp.fc1.", "mlp.w12.").replace("mlp.fc2.", "mlp.w3.")
-        written[new] = tensor
-    return written
-
-
-_THREE = {"mlp.fc1_g.": "mlp.w1.", "mlp.fc1_x.": "mlp.w2.", "mlp.fc2.": "mlp.w3."}
-
-
-def _gated(encoder: State, mlp: str) -> bool:
-    first, second = encoder.get(f"{mlp}fc1.weight"), encoder.get(f"{mlp}fc2.weight")
-    return first is not None and second is not None and first.shape[0] == 2 * second.shape[1]
-
-
 def _read_absolute(state: State, layout: Layout) -> Recognised:
-    found = Naming(dropped=PRETRAINING).read(state, _EVA01)
+    found = take(state, _EVA01, dropped=PRETRAINING)
     return in_vit_names(found) if layout == "vit" else found
 
 
-def _read_eva02(state: State, layout: Layout) -> Recognised:
+def _read_official(state: State, layout: Layout, *, prefix: str = "") -> Recognised:
     words = "EVA-02 pretraining checkpoint" if "lm_head.weight" in state else "EVA-02 encoder or classifier"
-    found = norm_from_fc_norm(_with_projections(_EVA02.read(state, words)))
-    _note_rotary(found, state, "")
+    found = take(
+        state,
+        _TOWER if prefix else words,
+        prefix=prefix,
+        pairs=(*_PAIRS, *_GATED),
+        dropped=_BESIDE if prefix else _HEAD,
+    )
+    norm_from_fc_norm(_with_projections(found))
+    _note_rotary(found, state, prefix)
     return found
-
-
-def _read_clip(state: State, layout: Layout) -> Recognised:
-    found = norm_from_fc_norm(_with_projections(_CLIP.read(state, _TOWER)))
-    _note_rotary(found, state, _VISUAL)
-    return found
-
-
-def _write_clip(encoder: State) -> dict[str, Tensor]:
-    return {_VISUAL + name: tensor for name, tensor in _written(encoder).items()}
 
 
 FORMATS = [
@@ -143,12 +115,18 @@ FORMATS = [
         lambda state: is_pretraining(state) and not has_tables(state),
         _read_absolute,
     ),
-    Format("EVA-02 checkpoint", ("eva",), _is_eva02, _read_eva02, _written),
+    Format(
+        "EVA-02 checkpoint",
+        ("eva",),
+        _is_eva02,
+        _read_official,
+        partial(put, pairs=_PAIRS, gated=_GATED),
+    ),
     Format(
         _TOWER,
         ("eva",),
         lambda state: _is_eva02(state, _VISUAL) or is_beit_style(state, _VISUAL),
-        _read_clip,
-        _write_clip,
+        partial(_read_official, prefix=_VISUAL),
+        partial(put, prefix=_VISUAL, pairs=_PAIRS, gated=_GATED),
     ),
 ]

@@ -11,51 +11,41 @@ import re
 from torch import Tensor
 
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
-from mae_bench.backbones.formats.renaming import Naming, rename
+from mae_bench.backbones.formats.names import Reasons, rename, take
+from mae_bench.backbones.formats.openmmlab import PAIRS as OPENMMLAB
 
 _PRETRAINED = "MaskFeat pretraining checkpoint (PySlowFast)"
 _FINE_TUNED = "MaskFeat classifier (PySlowFast)"
 _PORTED = "MaskFeat pretraining checkpoint (OpenMMLab)"
 _AFFINE = r"\.(weight|bias)"
-_PRETRAINING = Naming(
-    dropped={
-        r"mask_token": "mask token",
-        r"hogs\.\d+\.(weight_x|weight_y|gkern)": "filters of the target",
-        rf"pred_head\.projections\.\d+{_AFFINE}": "head",
-    }
+_PRETRAINING: Reasons = (
+    (r"mask_token", "mask token"),
+    (r"hogs\.\d+\.(weight_x|weight_y|gkern)", "filters of the target"),
+    (rf"pred_head\.projections\.\d+{_AFFINE}", "head"),
 )
-_CLASSIFIER = Naming(dropped={rf"head\.projection{_AFFINE}": "head"})
-_PORT = Naming(
-    prefix="backbone.",
-    dropped={
-        r"backbone\.mask_token": "mask token",
-        r"target_generator\.(weight_x|weight_y|gaussian_kernel)": "filters of the target",
-        rf"neck\.fc{_AFFINE}": "head",
-    },
-    renamed={
-        rf"patch_embed\.projection{_AFFINE}": r"patch_embed.proj.\1",
-        rf"ln1{_AFFINE}": r"norm.\1",
-        rf"layers\.(\d+)\.ln([12]){_AFFINE}": r"blocks.\1.norm\2.\3",
-        rf"layers\.(\d+)\.attn\.(qkv|proj){_AFFINE}": r"blocks.\1.attn.\2.\3",
-        rf"layers\.(\d+)\.ffn\.layers\.0\.0{_AFFINE}": r"blocks.\1.mlp.fc1.\2",
-        rf"layers\.(\d+)\.ffn\.layers\.1{_AFFINE}": r"blocks.\1.mlp.fc2.\2",
-    },
+_CLASSIFIER: Reasons = ((rf"head\.projection{_AFFINE}", "head"),)
+_PORT: Reasons = (
+    (r"backbone\.mask_token", "mask token"),
+    (r"target_generator\.(weight_x|weight_y|gaussian_kernel)", "filters of the target"),
+    (rf"neck\.fc{_AFFINE}", "head"),
 )
 
 
 def _is_pyslowfast_vit(state: State) -> bool:
-    """Its image ViT: its MViTs pool queries and keys, and its video models cut patches in time too."""
+    """Its image ViT: its MViTs (and Hiera) pool or widen, and its video models cut patches in time too."""
     kernel = state.get("patch_embed.proj.weight")
     return (
         kernel is not None
         and kernel.ndim == 4
         and "blocks.0.attn.qkv.weight" in state
-        and not any(re.fullmatch(r"blocks\.\d+\.attn\.(pool|norm)_[qkv]\.weight", name) for name in state)
+        and not any(
+            re.fullmatch(r"blocks\.\d+\.(attn\.(pool|norm)_[qkv]|proj)\.weight", name) for name in state
+        )
     )
 
 
 def _read_pretraining(state: State, layout: Layout) -> Recognised:
-    found = _PRETRAINING.read(state, _PRETRAINED)
+    found = take(state, _PRETRAINED, dropped=_PRETRAINING)
     norms = {
         name: int(match[1])
         for name in found.encoder
@@ -74,11 +64,11 @@ def _write_pretraining(encoder: State) -> dict[str, Tensor]:
 
 
 def _read_classifier(state: State, layout: Layout) -> Recognised:
-    return _CLASSIFIER.read(state, _FINE_TUNED)
+    return take(state, _FINE_TUNED, dropped=_CLASSIFIER)
 
 
 def _read_port(state: State, layout: Layout) -> Recognised:
-    return _PORT.read(state, _PORTED)
+    return take(state, _PORTED, prefix="backbone.", pairs=OPENMMLAB, dropped=_PORT)
 
 
 FORMATS = [

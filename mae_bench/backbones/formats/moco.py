@@ -10,14 +10,15 @@ from __future__ import annotations
 from functools import partial
 
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
-from mae_bench.backbones.formats.pairs import TIMM, Reasons, is_vit, pattern_of, put, take
+from mae_bench.backbones.formats.names import TIMM, Reasons, pattern_of, put, take
+from mae_bench.backbones.formats.timm_vit import is_vit
 
 _BASE, _MOMENTUM = "base_encoder.", "momentum_encoder."
 _MLP = r"\d+\.(weight|bias|running_mean|running_var|num_batches_tracked)"
 _DROPPED: Reasons = (
     (rf"(base_encoder\.)?head\.{_MLP}", "projector"),
     (rf"predictor\.{_MLP}", "predictor"),
-    (rf"momentum_encoder\.({pattern_of(TIMM)}|head\.{_MLP})", "momentum encoder"),
+    (rf"momentum_encoder\.({pattern_of(name for name, _ in TIMM)}|head\.{_MLP})", "momentum encoder"),
 )
 
 

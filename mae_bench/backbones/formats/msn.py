@@ -6,7 +6,8 @@ Names are those of facebookresearch/msn, whose evaluations take the ``target_enc
 from __future__ import annotations
 
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
-from mae_bench.backbones.formats.pairs import Reasons, is_vit, take
+from mae_bench.backbones.formats.names import Reasons, take
+from mae_bench.backbones.formats.timm_vit import is_vit
 
 _NAME = "MSN pretraining checkpoint"
 _DROPPED: Reasons = (

@@ -10,14 +10,13 @@ from __future__ import annotations
 from functools import partial
 
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
-from mae_bench.backbones.formats.pairs import Pairs, Reasons, put_gated, take
-from mae_bench.backbones.formats.timm_vit import norm_from_fc_norm
+from mae_bench.backbones.formats.names import Pairs, Reasons, norm_from_fc_norm, put, take
 
 _SWIGLU: Pairs = (
     ("layers.#.ffn.w12.*", "blocks.#.mlp.fc1.*"),
     ("layers.#.ffn.w3.*", "blocks.#.mlp.fc2.*"),
 )
-_PAIRS: Pairs = (
+PAIRS: Pairs = (
     ("cls_token", "cls_token"),
     ("pos_embed", "pos_embed"),
     ("patch_embed.projection.*", "patch_embed.proj.*"),
@@ -36,6 +35,8 @@ _PAIRS: Pairs = (
     *_SWIGLU,
     ("layers.#.ffn.gamma2.weight", "blocks.#.ls2.gamma"),
 )
+"""Names within OpenMMLab's ViTs."""
+
 _DROPPED: Reasons = (
     (r"neck\..+", "neck"),
     (r"(head|decode_head|auxiliary_head)\..+", "head"),
@@ -61,14 +62,11 @@ def _matches(state: State) -> bool:
 
 
 def _read(state: State, layout: Layout) -> Recognised:
-    found = take(state, _NAME, prefix=_prefix(state), pairs=_PAIRS, dropped=_DROPPED)
-    norm_from_fc_norm(found)
-    return found
+    found = take(state, _NAME, prefix=_prefix(state), pairs=PAIRS, dropped=_DROPPED)
+    return norm_from_fc_norm(found)
 
 
 FORMATS: list[Format] = [
-    Format(
-        _NAME, ("vit",), _matches, _read, partial(put_gated, prefix=_BACKBONE, pairs=_PAIRS, gated=_SWIGLU)
-    )
+    Format(_NAME, ("vit",), _matches, _read, partial(put, prefix=_BACKBONE, pairs=PAIRS, gated=_SWIGLU))
 ]
 """The formats of this module, for the list of all."""

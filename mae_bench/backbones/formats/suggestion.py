@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mae_bench.backbones.formats.contract import Layout, Recognised
 
@@ -87,6 +89,29 @@ def _candidates(layout: Layout, width: int, patch: int) -> Iterator[str]:
                 yield arch
 
 
+class _NothingFilled(TorchFunctionMode):
+    """Initial values are not drawn: on the meta device that takes most of the time, and changes nothing."""
+
+    _FILLING = frozenset(
+        {"add_", "clamp_", "div_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_"}
+    )
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__name__", "") in self._FILLING:
+            return next(iter((*args, *given.values())))
+        return func(*args, **given)
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Networks that are made within have tensors without values, and are made at once."""
+    with torch.device("meta"), _NothingFilled():
+        yield
+
+
 @cache
 def _known() -> tuple[str, ...]:
     return tuple(sorted(timm.list_models(), key=lambda name: (len(name), name)))
@@ -96,7 +121,7 @@ def _known() -> tuple[str, ...]:
 def _made(arch: str, depth: int | None = None) -> tuple[dict[str, tuple[int, ...]], int]:
     """Shapes of an architecture's encoder, and how many entries its tables of positions have."""
     options: dict[str, Any] = {} if depth is None else {"depth": depth}
-    with torch.device("meta"):
+    with shapes_alone():
         model = timm.create_model(arch, num_classes=0, **options)
     state = model.state_dict()
     normed = any(name.startswith("norm.") for name in state)

@@ -6,13 +6,13 @@ is that of a `VisionTransformer` whose keys have no bias.
 
 from __future__ import annotations
 
-from mae_bench.backbones.formats.beit import HEAD, has_tables, is_beit_style
+from mae_bench.backbones.formats.beit import HEAD, has_tables, in_vit_names, is_beit_style
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
-from mae_bench.backbones.formats.renaming import Naming, in_vit_names, norm_from_fc_norm
+from mae_bench.backbones.formats.names import Reasons, norm_from_fc_norm, take
 
 _ABSOLUTE = "BEiT-style encoder or classifier with absolute positions"
 _EVA = "Eva encoder or classifier (timm)"
-_NAMING = Naming(dropped={**HEAD, r"attn_pool\..+": "attention pooling"})
+_DROPPED: Reasons = (*HEAD, (r"attn_pool\..+", "attention pooling"))
 _ATTENTION = "blocks.0.attn."
 # By these a checkpoint is known to be of the official code of EVA or DINOv3.
 _OFFICIAL = {
@@ -44,12 +44,12 @@ def _is_deit3(state: State) -> bool:
 
 
 def _read_absolute(state: State, layout: Layout) -> Recognised:
-    found = norm_from_fc_norm(_NAMING.read(state, _ABSOLUTE))
+    found = norm_from_fc_norm(take(state, _ABSOLUTE, dropped=_DROPPED))
     return in_vit_names(found) if layout == "vit" else found
 
 
 def _read_eva(state: State, layout: Layout) -> Recognised:
-    return norm_from_fc_norm(_NAMING.read(state, _EVA))
+    return norm_from_fc_norm(take(state, _EVA, dropped=_DROPPED))
 
 
 FORMATS = [

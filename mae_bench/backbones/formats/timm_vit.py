@@ -7,18 +7,20 @@
 * DeiT III: a classifier whose LayerScale is called ``gamma_1`` and ``gamma_2``.
 * The encoder alone, with class token (MAE without decoder, DINO, linear probes of MoCo v3) or without
   (I-JEPA, SigLIP).
+
+timm's `Eva` has the same names where it has a table of positions beside rotary ones that are computed
+(Perception Encoder, ``vit_*_rope_ape_*``): nothing in such a checkpoint tells it from a plain ViT's, so the
+architecture that is asked for decides.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from torch import Tensor
 
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
-from mae_bench.backbones.formats.pairs import TIMM, Pairs, Reasons, is_vit, put, take
-from mae_bench.backbones.report import Entry
+from mae_bench.backbones.formats.names import TIMM, Pairs, Reasons, norm_from_fc_norm, put, take
 
 HEAD: Reasons = (
     (r"head\.(weight|bias|1\.weight|1\.bias|0\.(running_mean|running_var|num_batches_tracked))", "head"),
@@ -30,16 +32,38 @@ _DECODER: Reasons = (
         "decoder",
     ),
 )
+_EVA = "Eva encoder or classifier with a table of positions (timm)"
 _POOLING: Reasons = ((r"attn_pool\..+", "attention pooling"),)
-_CLASSIFIER = re.compile(r"(fc|head|norm)\..+")  # of hierarchical networks
 # The same pairs with DeiT III's names for LayerScale, which BEiT has too.
 GAMMA: Pairs = (
     *((f"blocks.#.gamma_{number}", f"blocks.#.ls{number}.gamma") for number in (1, 2)),
     *((theirs, ours) for theirs, ours in TIMM if ".ls" not in theirs),
 )
+# Parts of names that timm's VisionTransformer never has, but its relatives do.
+_FOREIGN = re.compile(
+    r"(^|\.)(q_bias|v_bias|[qkv]_proj|relative_position\w*|rel_pos\w*|rope\w*|gamma_[12]|storage_tokens|inner_attn_ln"
+    r"|blocks\.\d+\.proj)"
+    r"(\.|$)"
+)
 
 
 # ---------------------------------------------------------------- telling them apart
+
+
+def is_vit(state: State, prefix: str = "", *, gamma: bool = False) -> bool:
+    """Whether a plain ViT with absolute positions lies under `prefix` in names of timm's manner.
+
+    Args:
+        gamma: let LayerScale be called ``gamma_1`` and ``gamma_2``.
+    """
+    inside = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
+    foreign = (_FOREIGN.search(name) for name in inside)
+    return (
+        "pos_embed" in inside
+        and any(name.startswith("patch_embed.proj.") for name in inside)
+        and any(name.startswith("blocks.0.") for name in inside)
+        and not any(match for match in foreign if match and not (gamma and match[2].startswith("gamma_")))
+    )
 
 
 def kind_of(state: State) -> str:
@@ -79,28 +103,18 @@ def _of_another_method(state: State) -> bool:
     )
 
 
-def norm_from_fc_norm(found: Recognised) -> None:
-    """Where the norm was trained after pooling, let it be the final norm of the tokens."""
-    if any(name.startswith("norm.") for name in found.encoder):
-        return
-    for name in [name for name in found.encoder if name.startswith("fc_norm.")]:
-        new = name.removeprefix("fc_")
-        found.encoder[new] = found.encoder.pop(name)
-        found.renamed[new] = found.renamed.pop(name, name)
-
-
 def _format(name: str, kind: str, dropped: Reasons, *, pairs: Pairs = TIMM, back: bool = True) -> Format:
     def read(state: State, layout: Layout) -> Recognised:
+        if layout == "eva":
+            return norm_from_fc_norm(take(state, _EVA, dropped=dropped))
         found = take(state, name, pairs=pairs, dropped=dropped)
-        if kind == "pooled":
-            norm_from_fc_norm(found)
-        return found
+        return norm_from_fc_norm(found) if kind == "pooled" else found
 
     def write(encoder: State) -> dict[str, Tensor]:
         own = {re.sub(r"^norm\.", "fc_norm.", name): tensor for name, tensor in encoder.items()}
         return put(own if kind == "pooled" else encoder, pairs=pairs)
 
-    return Format(name, ("vit",), lambda state: kind_of(state) == kind, read, write if back else None)
+    return Format(name, ("vit", "eva"), lambda state: kind_of(state) == kind, read, write if back else None)
 
 
 UNKNOWN = Format(
@@ -120,30 +134,3 @@ FORMATS: list[Format] = [
     _format("ViT encoder (MAE pretraining or timm)", "encoder", _POOLING),
 ]
 """The formats of this module, for the list of all."""
-
-
-# ---------------------------------------------------------------- hierarchical networks
-
-
-def without_classifier(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Recognised:
-    """A hierarchical classifier's checkpoint (ResNet, ConvNeXt, Swin) without its head.
-
-    Args:
-        own: the tensors of the network that it is for, which has no head, and the norm that follows its last
-            map as ``final_norm``.
-    """
-    found = Recognised("hierarchical encoder (timm)", {})
-    before_pooling = any(name.startswith("norm.") for name in state)
-    for name, tensor in state.items():
-        final = name.replace("norm." if before_pooling else "head.norm.", "final_norm.", 1)
-        if final.startswith("final_norm.") and final in own and final != name:
-            found.encoder[final] = tensor
-            found.renamed[final] = name
-        elif name not in own and _CLASSIFIER.fullmatch(name):
-            reason = "final norm" if re.match(r"(head\.)?norm\.", name) else "head"
-            found.dropped.append(Entry(name, tuple(tensor.shape), reason))
-        else:
-            found.encoder[name] = tensor
-    if found.dropped:
-        found.format = "hierarchical classifier (timm)"
-    return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
-from mae_bench.backbones.formats.pairs import Pairs, Reasons, put, take
+from mae_bench.backbones.formats.names import Pairs, Reasons, put, take
 
 _LAYER = "encoder.layers.encoder_layer_#"
 _PAIRS: Pairs = (

@@ -11,21 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
+from mae_bench.backbones.formats.clip import as_rows, as_tables
 from mae_bench.backbones.formats.contract import Format, State
-from mae_bench.backbones.formats.spelling import Reasons, Spelling, prefix_of, read, write
-from mae_bench.backbones.formats.transformers_tensors import (
-    as_rows,
-    as_tables,
-    gates,
-    kernel_of_rows,
-    one_norm,
-    packed,
-    rows_of_kernel,
-    undivided,
-    unpacked,
-)
+from mae_bench.backbones.formats.dinov2 import position_apart, position_into_token
+from mae_bench.backbones.formats.names import Pairs, Reasons, translated
+from mae_bench.backbones.formats.spelling import Spelling, prefix_of, read, write
+from mae_bench.backbones.formats.transformers_tensors import gates, kernel_of_rows, one_norm, rows_of_kernel
 
 _HEAD: Reasons = ((r"(cls_|distillation_)?classifier\.(weight|bias)", "head"),)
 _MASK: Reasons = ((r"embeddings\.mask_token", "mask token"),)
@@ -55,60 +49,83 @@ _MAP_POOLING: Reasons = (
     ),
 )
 
+# ---------------------------------------------------------------- names
+
+
+def _blocks(*places: str, inside: Pairs) -> Pairs:
+    """Pairs within a block as pairs of names; the first place of the blocks is written, all are read."""
+    return tuple((f"{place}.#.{theirs}", f"blocks.#.{ours}") for place in places for theirs, ours in inside)
+
+
+def _attention(*parts: str, split_bias: bool = False) -> Pairs:
+    """Pairs of queries, keys and values.
+
+    Args:
+        parts: what the three are called.
+        split_bias: timm keeps the biases of queries and values apart, and keys have none.
+    """
+    leaf = "weight" if split_bias else "*"
+    whole = ((f"{part}.{leaf}", f"attn.qkv.{leaf}@{place}/3") for place, part in enumerate(parts, 1))
+    apart = ((f"{parts[0]}.bias", "attn.q_bias"), (f"{parts[2]}.bias", "attn.v_bias"))
+    return (*whole, *(apart if split_bias else ()))
+
+
+_FILES = tuple(f"attention.attention.{part}" for part in ("query", "key", "value"))
 _PATCHES = "embeddings.patch_embeddings.projection"
-_EMBEDDINGS = {
-    "embeddings.cls_token": "cls_token",
-    "embeddings.position_embeddings": "pos_embed",
-    _PATCHES: "patch_embed.proj",
-    "layernorm": "norm",
-}
-_ATTENTION = {
-    **{f"attention.attention.{part}": f"attn.{part}" for part in ("query", "key", "value")},
-    **{f"attention.{part[0]}_proj": f"attn.{part}" for part in ("query", "key", "value")},
-    "attention.output.dense": "attn.proj",
-    "attention.o_proj": "attn.proj",
-}
-_VIT_BLOCK = {
-    **_ATTENTION,
-    "layernorm_before": "norm1",
-    "layernorm_after": "norm2",
-    "intermediate.dense": "mlp.fc1",
-    "mlp.fc1": "mlp.fc1",
-    "output.dense": "mlp.fc2",
-    "mlp.fc2": "mlp.fc2",
-}
-
-
+_EMBEDDINGS: Pairs = (
+    ("embeddings.cls_token", "cls_token"),
+    ("embeddings.position_embeddings", "pos_embed"),
+    (f"{_PATCHES}.*", "patch_embed.proj.*"),
+    ("layernorm.*", "norm.*"),
+)
+_OUTPUT: Pairs = (("attention.output.dense.*", "attn.proj.*"), ("attention.o_proj.*", "attn.proj.*"))
+_VIT_BLOCK: Pairs = (
+    *_OUTPUT,
+    ("layernorm_before.*", "norm1.*"),
+    ("layernorm_after.*", "norm2.*"),
+    ("intermediate.dense.*", "mlp.fc1.*"),
+    ("mlp.fc1.*", "mlp.fc1.*"),
+    ("output.dense.*", "mlp.fc2.*"),
+    ("mlp.fc2.*", "mlp.fc2.*"),
+)
+_LATER = tuple(f"attention.{part}_proj" for part in "qkv")
 _TABLE = "relative_position_bias_table"
-_SHARED = ("encoder.relative_position_bias", "shared_position_bias")
-_OWN = ("attention.attention.relative_position_bias", "relative_position_bias")
 
 VIT = Spelling(
     name="Hugging Face ViT (transformers)",
     layout="vit",
     kernel=f"{_PATCHES}.weight",
-    blocks=("encoder.layer", "layers"),
-    # timm's plain ViT has no distillation token; as a register with a position of its own it is the same.
-    outside={**_EMBEDDINGS, "embeddings.distillation_token": "reg_token"},
-    inside=_VIT_BLOCK,
+    pairs=(
+        *_EMBEDDINGS,
+        # timm's plain ViT has no distillation token; as a register with a position of its own it is the same.
+        ("embeddings.distillation_token", "reg_token"),
+        *_blocks("encoder.layer", "layers", inside=(*_attention(*_FILES), *_attention(*_LATER), *_VIT_BLOCK)),
+    ),
     dropped=(*_HEAD, *_MASK, *_POOLER, *_DECODER),
 )
 BEIT = Spelling(
     name="Hugging Face BEiT (transformers)",
     layout="beit",
     kernel=f"{_PATCHES}.weight",
-    blocks=("encoder.layer", "layers"),
-    outside={
-        **_EMBEDDINGS,
-        "pooler.layernorm": "fc_norm",
-        **{f"{place}.{_TABLE}": f"rel_pos_bias.{_TABLE}" for place in _SHARED},
-    },
-    inside={
-        **_VIT_BLOCK,
-        "lambda_1": "gamma_1",
-        "lambda_2": "gamma_2",
-        **{f"{place}.{_TABLE}": f"attn.{_TABLE}" for place in _OWN},
-    },
+    pairs=(
+        *_EMBEDDINGS,
+        ("pooler.layernorm.*", "fc_norm.*"),
+        (f"encoder.relative_position_bias.{_TABLE}", f"rel_pos_bias.{_TABLE}"),
+        (f"shared_position_bias.{_TABLE}", f"rel_pos_bias.{_TABLE}"),
+        *_blocks(
+            "encoder.layer",
+            "layers",
+            inside=(
+                *_attention(*_FILES, split_bias=True),
+                *_attention(*_LATER, split_bias=True),
+                *_VIT_BLOCK,
+                ("lambda_1", "gamma_1"),
+                ("lambda_2", "gamma_2"),
+                (f"attention.attention.relative_position_bias.{_TABLE}", f"attn.{_TABLE}"),
+                (f"relative_position_bias.{_TABLE}", f"attn.{_TABLE}"),
+            ),
+        ),
+    ),
     dropped=(
         *_HEAD,
         *_MASK,
@@ -118,77 +135,91 @@ BEIT = Spelling(
     ),
     finish=one_norm,
 )
+_NORMS: Pairs = (("norm1.*", "norm1.*"), ("norm2.*", "norm2.*"))
 DINOV2 = Spelling(
     name="Hugging Face DINOv2 (transformers)",
     layout="vit",
     kernel=f"{_PATCHES}.weight",
-    blocks=("encoder.layer",),
-    outside={**_EMBEDDINGS, "embeddings.register_tokens": "reg_token"},
-    inside={
-        **_ATTENTION,
-        "norm1": "norm1",
-        "norm2": "norm2",
-        "layer_scale1.lambda1": "ls1.gamma",
-        "layer_scale2.lambda1": "ls2.gamma",
-        "mlp.fc1": "mlp.fc1",
-        "mlp.fc2": "mlp.fc2",
-        "mlp.weights_in": "mlp.packed",
-        "mlp.weights_out": "mlp.unpacked",
-        "mlp.gate_proj": "mlp.gate",
-        "mlp.up_proj": "mlp.up",
-        "mlp.down_proj": "mlp.unpacked",
-    },
+    pairs=(
+        *_EMBEDDINGS,
+        ("embeddings.register_tokens", "reg_token"),
+        *_blocks(
+            "encoder.layer",
+            inside=(
+                *(*_attention(*_FILES), *_attention(*_LATER), *_OUTPUT, *_NORMS),
+                ("layer_scale1.lambda1", "ls1.gamma"),
+                ("layer_scale2.lambda1", "ls2.gamma"),
+                ("mlp.fc1.*", "mlp.fc1.*"),
+                ("mlp.fc2.*", "mlp.fc2.*"),
+            ),
+        ),
+    ),
+    gated=_blocks(
+        "encoder.layer",
+        inside=(
+            ("mlp.weights_in.*", "mlp.fc1.*"),
+            ("mlp.weights_out.*", "mlp.fc2.*"),
+            ("mlp.gate_proj.*", "mlp.fc1.*@1/2"),
+            ("mlp.up_proj.*", "mlp.fc1.*@2/2"),
+            ("mlp.down_proj.*", "mlp.fc2.*"),
+        ),
+    ),
     dropped=(*_HEAD, *_MASK),
-    finish=unpacked,
-    undo=packed,
+    finish=position_into_token,
+    undo=position_apart,
 )
 DINOV3 = Spelling(
     name="Hugging Face DINOv3 ViT (transformers)",
     layout="eva",
     kernel="embeddings.patch_embeddings.weight",
-    blocks=("layer", "model.layer"),
-    outside={
-        "embeddings.cls_token": "cls_token",
-        "embeddings.register_tokens": "reg_token",
-        "embeddings.patch_embeddings": "patch_embed.proj",
-        "norm": "norm",
-    },
-    inside={
-        **{f"attention.{part[0]}_proj": f"attn.{part}" for part in ("query", "key", "value")},
-        "attention.o_proj": "attn.proj",
-        "norm1": "norm1",
-        "norm2": "norm2",
-        "layer_scale1.lambda1": "gamma_1",
-        "layer_scale2.lambda1": "gamma_2",
-        "mlp.up_proj": "mlp.fc1",
-        "mlp.gate_proj": "mlp.fc1_g",
-        "mlp.down_proj": "mlp.fc2",
-    },
+    pairs=(
+        ("embeddings.cls_token", "cls_token"),
+        ("embeddings.register_tokens", "reg_token"),
+        ("embeddings.patch_embeddings.*", "patch_embed.proj.*"),
+        ("norm.*", "norm.*"),
+        *_blocks(
+            "layer",
+            "model.layer",
+            inside=(
+                *(*_attention(*_LATER, split_bias=True), *_NORMS),
+                ("attention.o_proj.*", "attn.proj.*"),
+                ("layer_scale1.lambda1", "gamma_1"),
+                ("layer_scale2.lambda1", "gamma_2"),
+                ("mlp.up_proj.*", "mlp.fc1.*"),
+                ("mlp.down_proj.*", "mlp.fc2.*"),
+            ),
+        ),
+    ),
+    gated=_blocks(
+        "layer",
+        "model.layer",
+        inside=(("mlp.gate_proj.*", "mlp.fc1_g.*"), ("mlp.up_proj.*", "mlp.fc1_x.*")),
+    ),
     dropped=_MASK,
     finish=gates,
-    undo=undivided,
 )
-_TOWER_OUTSIDE = {
-    "embeddings.patch_embedding": "patch_embed.proj",
-    "embeddings.position_embedding.weight": "pos_embed",
-    "post_layernorm": "norm",
-}
-_TOWER_BLOCK = {
-    **{f"self_attn.{part[0]}_proj": f"attn.{part}" for part in ("query", "key", "value")},
-    "self_attn.out_proj": "attn.proj",
-    "layer_norm1": "norm1",
-    "layer_norm2": "norm2",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
+_TOWER: Pairs = (
+    ("embeddings.patch_embedding.*", "patch_embed.proj.*"),
+    ("embeddings.position_embedding.weight", "pos_embed"),
+    ("post_layernorm.*", "norm.*"),
+    *_blocks(
+        "encoder.layers",
+        inside=(
+            *_attention(*(f"self_attn.{part}_proj" for part in "qkv")),
+            ("self_attn.out_proj.*", "attn.proj.*"),
+            ("layer_norm1.*", "norm1.*"),
+            ("layer_norm2.*", "norm2.*"),
+            ("mlp.fc1.*", "mlp.fc1.*"),
+            ("mlp.fc2.*", "mlp.fc2.*"),
+        ),
+    ),
+)
 CLIP = Spelling(
     name="Hugging Face CLIP vision tower (transformers)",
     layout="vit",
     kernel="embeddings.patch_embedding.weight",
-    blocks=("encoder.layers",),
     # transformers has it so: pre_layrnorm.
-    outside={**_TOWER_OUTSIDE, "embeddings.class_embedding": "cls_token", "pre_layrnorm": "norm_pre"},
-    inside=_TOWER_BLOCK,
+    pairs=(("embeddings.class_embedding", "cls_token"), ("pre_layrnorm.*", "norm_pre.*"), *_TOWER),
     dropped=(*_HEAD, *_TEXT),
     finish=as_tables,
     undo=as_rows,
@@ -197,21 +228,14 @@ SIGLIP = Spelling(
     name="Hugging Face SigLIP vision tower (transformers)",
     layout="vit",
     kernel="embeddings.patch_embedding.weight",
-    blocks=("encoder.layers",),
-    outside=_TOWER_OUTSIDE,
-    inside=_TOWER_BLOCK,
+    pairs=_TOWER,
     dropped=(*_HEAD, *_TEXT, *_MAP_POOLING),
     finish=as_tables,
     undo=as_rows,
 )
-SIGLIP2 = Spelling(
+SIGLIP2 = replace(
+    SIGLIP,
     name="Hugging Face SigLIP 2 vision tower (transformers)",
-    layout="vit",
-    kernel="embeddings.patch_embedding.weight",
-    blocks=("encoder.layers",),
-    outside=_TOWER_OUTSIDE,
-    inside=_TOWER_BLOCK,
-    dropped=(*_HEAD, *_TEXT, *_MAP_POOLING),
     finish=kernel_of_rows,
     undo=rows_of_kernel,
 )
@@ -225,10 +249,9 @@ def _matches(spelling: Spelling, kind: Callable[[State], bool], state: State) ->
     prefix = prefix_of(spelling, state)
     if prefix is None:
         return False
-    inside = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
-    first = re.compile(rf"({'|'.join(map(re.escape, spelling.blocks))})\.\d+\.(.+)\.weight")
-    found = (first.fullmatch(name) for name in inside)
-    return any(match and match[2] in spelling.inside for match in found) and kind(state)
+    inside = (name.removeprefix(prefix) for name in state if name.startswith(prefix))
+    pairs = (*spelling.pairs, *spelling.gated)
+    return any(translated(name, pairs).startswith("blocks.") for name in inside) and kind(state)
 
 
 def _is_beit(state: State) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mae_bench.backbones.formats.contract import Format, Layout, Recognised, State
-from mae_bench.backbones.formats.pairs import TIMM, Pairs, Reasons, put, take
+from mae_bench.backbones.formats.names import TIMM, Pairs, Reasons, put, take
 
 _NAME = "ViTDet's backbone (detectron2)"
 _DROPPED: Reasons = (
