@@ -142,9 +142,6 @@ def test_detection(place: Path, kind: str, tmp_path: Path) -> None:
 def test_segmentation(place: Path, kind: str, tmp_path: Path) -> None:
     backbone, side = dense(kind, place)
     overrides = [*ADE20K, f"data.image_size=[{side},{side}]"]
-    if kind == "hierarchical":
-        overrides = [one for one in overrides if not one.startswith("model.blocks=")]
-        overrides += ["model.blocks=quarters"]
     result = mae_bench.run("demo/ade20k", backbone, overrides, data_root=place, runs_root=tmp_path)
     assert 0 < result.metrics["aacc"] <= 100
     assert ("gets no relative positions" in " ".join(result.notes)) == (kind == "your own")

@@ -14,6 +14,7 @@ import timm
 import torch
 from timm.layers import DropPath, resample_abs_pos_embed
 from timm.models import _builder as timm_builder
+from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from mae_bench.backbones import Backbone, load_backbone
@@ -301,6 +302,37 @@ def test_a_task_may_take_the_final_norm_away() -> None:
     prefix, patches = backbone.tokens(batch)
     torch.testing.assert_close(torch.cat([prefix, patches.flatten(1, 2)], 1), before)
     assert backbone.layer_names()[-1] == []
+
+
+# ---------------------------------------------------------------- timm: from elsewhere
+
+
+def test_a_model_in_timms_format_loads_from_a_folder(tmp_path: Path) -> None:
+    args = {"embed_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 4, "img_size": 16}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=5, **args)
+    for param in model.parameters():
+        nn.init.normal_(param, generator=torch.Generator().manual_seed(2))
+    config = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "input_size": (3, 16, 16)}
+    model.pretrained_cfg = {**model.pretrained_cfg, **config}
+    save_for_hf(model, tmp_path / "mine", model_args=args)
+    backbone = load_backbone(f"timm:local-dir:{tmp_path}/mine")
+    assert (backbone.arch, backbone.image_size) == ("vit_tiny_patch16_224", (16, 16))
+    assert (backbone.mean, backbone.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert backbone.report.coverage == 100
+    assert {entry.name for entry in backbone.report.dropped} == {"head.weight", "head.bias"}
+    batch = images(None, backbone)
+    with torch.no_grad():
+        prefix, patches = backbone.eval().tokens(batch)
+        theirs = model.eval().forward_features(batch)
+    torch.testing.assert_close(torch.cat([prefix, patches.flatten(1, 2)], dim=1), theirs)
+    given = load_backbone(f"timm:local-dir:{tmp_path}/mine?mean=0.5,0.5,0.5&std=0.5,0.5,0.5")
+    assert given.mean == (0.5, 0.5, 0.5)
+    assert given.digest == backbone.digest
+
+
+def test_a_folder_that_timm_cannot_read_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(MaeBenchError, match="timm could not get these weights"):
+        load_backbone(f"timm:local-dir:{tmp_path}/nothing")
 
 
 # ---------------------------------------------------------------- random:

@@ -241,6 +241,6 @@ def test_the_demo_compares_both_dense_tasks(tmp_path: Path) -> None:
     built = make_table("demo-dense", tmp_path)
     assert {row.label: {key: cell.rank for key, cell in row.cells.items()} for row in built.rows} == {
         "MAE (run:demo/mae)": {"box_ap": 1, "mask_ap": 1, "miou": 1, "macc": 1},
-        "random initialisation": {"box_ap": 2, "mask_ap": 2, "miou": 2, "macc": 2},
+        "ViT, random initialisation": {"box_ap": 2, "mask_ap": 2, "miou": 2, "macc": 2},
     }
     assert built.column_marks == {"box_ap": (1,), "mask_ap": (1,), "miou": (2,), "macc": (2,)}

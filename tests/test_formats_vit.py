@@ -848,6 +848,15 @@ def test_what_a_format_does_not_know_is_never_dropped(name: str, inside: str) ->
     assert {key.removeprefix("visual.trunk.") for key in strange} <= set(found.encoder)
 
 
+def test_two_tensors_of_one_name_are_refused() -> None:
+    state = {**filled(moco()), "norm.weight": torch.ones(WIDTH)}
+    with pytest.raises(
+        MaeBenchError,
+        match=r"two tensors for norm\.weight: base_encoder\.norm\.weight and norm\.weight; keep one",
+    ):
+        recognise(state, "x")
+
+
 def test_pooled_norms_and_the_class_tokens_position(tmp_path: Path) -> None:
     # mmpretrain's average-pooled ViT: its last norm (`ln2`) acts on the mean of the patches.
     case = Case("OpenMMLab ViT (mmpretrain, mmselfsup, mmseg)", mm_vit("", norm="ln2"))

@@ -20,6 +20,7 @@ from mae_bench import cli
 from mae_bench.backbones import load_backbone
 from mae_bench.backbones.report import Entry, LoadReport
 from mae_bench.errors import MaeBenchError
+from tests.colours import KNN, write_colours, write_recipe
 
 ARCH = "arch=vit_tiny_patch16_224&img_size=32&patch_size=8&embed_dim=32&depth=2&num_heads=2"
 
@@ -287,8 +288,11 @@ def test_a_recipe_saves_the_report_too(workplace: Path) -> None:
     spec = f"file:{saved(encoder())}?{ARCH}"
     arguments = [
         "check",
-        "demo/imagenet-knn",
+        write_recipe(write_colours(workplace), KNN),
         "data.image_size=[32,32]",
+        "data.evaluation.resize=32",
+        "--data-root",
+        str(workplace),
         "--backbone",
         spec,
         "--report",

@@ -567,7 +567,7 @@ def test_demo_transfer_compares_within_a_recipe(tmp_path: Path) -> None:
     built = make_table("demo-transfer", root)
     assert {row.label: {key: cell.rank for key, cell in row.cells.items()} for row in built.rows} == {
         "MAE (run:demo/mae)": {"knn": 1, "finetune": 1},
-        "random initialisation": {"knn": 2, "finetune": 2},
+        "ViT, random initialisation": {"knn": 2, "finetune": 2},
     }
     assert built.column_marks == {"knn": (1,), "finetune": (2,)}
     assert list(built.footnotes) == [

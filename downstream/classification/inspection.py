@@ -41,7 +41,7 @@ def inspect(
     cells = f"{cell} of {' x '.join(map(str, backbone.patch_size))}"
     lines.append(
         f"backbone {backbone.spec}: width {backbone.width}, depth {backbone.depth}, {cells}, "
-        f"{backbone.report.coverage:.1f} % of the weights loaded"
+        f"{backbone.report.percent()} % of the weights loaded"
     )
     different = other_size(run, backbone, settings.published_arch)
     return [*lines, *([f"note: {different}"] if different else [])]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from mae_bench.settings import HANDLING, Fraction, NonNegative, PublishedArch, Settings
-
-if TYPE_CHECKING:
-    pass
 
 
 class MixSettings(Settings):

@@ -1,4 +1,4 @@
-"""Semantic segmentation: UperNet, or a linear head, over a plain ViT.
+"""Semantic segmentation: UperNet, or a linear head, over any backbone.
 
 The adapter (`task`) imports no torch at the top.
 """

@@ -81,6 +81,8 @@ def build(backbone: Backbone, classes: int, config: SegmenterSettings, canvas: t
 
 def _blocks(config: SegmenterSettings, backbone: Backbone) -> list[int]:
     """Indices of the blocks whose maps are taken; of a hierarchical backbone, its stages."""
+    if backbone.hierarchical and config.head == "uper":
+        return list(range(STAGES))  # numbers of blocks are for plain ViTs
     depth = STAGES if backbone.hierarchical else backbone.depth
     if config.blocks == "last":
         return [depth - 1]

@@ -102,7 +102,7 @@ class SegmentationData(DatasetSettings):
 
 
 class SegmenterSettings(Settings):
-    """A head over a plain ViT."""
+    """A head over a backbone."""
 
     head: Literal["uper", "linear"] = "uper"
     """`uper`: UperNet (arXiv:1807.10221) with an auxiliary FCN head; `linear`: BatchNorm and a 1x1

@@ -230,7 +230,7 @@ class DenseViT(nn.Module):
         """Patches with their positions behind the prefix tokens: (B, P + h*w, D)."""
         backbone = self.backbone
         assert isinstance(backbone, PlainBackbone)
-        if not isinstance(backbone, ViTBackbone):
+        if not isinstance(backbone, ViTBackbone) or not backbone.windows:
             return backbone.embed(images, grid)
         return backbone.assembled(images, self._positions(backbone, grid))
 

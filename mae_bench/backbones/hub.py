@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import timm
+from timm.models import load_model_config_from_hf
+from timm.models._hub import load_model_config_from_path
 from torch import Tensor, nn
 
 from mae_bench.backbones.architecture import known_name
@@ -16,8 +18,8 @@ from mae_bench.errors import MaeBenchError, near
 _ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
-def pretrained(request: Request) -> tuple[Any, dict[str, Tensor]]:
-    """timm's model of the request's body, and the tensors that timm loaded into it.
+def pretrained(request: Request) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
+    """timm's model of the request's body, the tensors that timm loaded into it, and its further arguments.
 
     The body is one of timm's names, or ``hf-hub:OWNER/NAME`` or ``local-dir:FOLDER`` in timm's format.
 
@@ -30,6 +32,7 @@ def pretrained(request: Request) -> tuple[Any, dict[str, Tensor]]:
     with _what_timm_loads() as loaded:
         try:
             model: Any = timm.create_model(request.body, pretrained=True)
+            arguments = _arguments_elsewhere(request.body) if elsewhere else {}
         except Exception as error:  # Whatever the network, the hub or its client raises.
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             arch = "NAME" if elsewhere else request.body
@@ -41,7 +44,17 @@ def pretrained(request: Request) -> tuple[Any, dict[str, Tensor]]:
         raise MaeBenchError(
             f"{request.spec}: timm loaded it in a way that cannot be checked; use file: with its file"
         )
-    return model, loaded[-1]
+    return model, loaded[-1], arguments
+
+
+def _arguments_elsewhere(body: str) -> dict[str, Any]:
+    """With which arguments a model in timm's format was built, besides the name of its architecture."""
+    source, _, place = body.partition(":")
+    if source == "local-dir":
+        found: dict[str, Any] = load_model_config_from_path(place)[2]
+    else:
+        found = load_model_config_from_hf(place)[2]
+    return {name: value for name, value in (found or {}).items() if name not in ("num_classes", "in_chans")}
 
 
 def described(model: Any, arch: str) -> str:

@@ -58,6 +58,10 @@ def build(arch: str, *, channels: int, image_size: tuple[int, int] | None, where
     try:
         net: Any = timm.create_model(arch, pretrained=False, num_classes=0, in_chans=channels, **options)
         strides = [int(info["reduction"]) for info in net.feature_info]
+        if len(set(strides)) > 1 and len(set(strides[-STAGES:])) != STAGES:
+            raise MaeBenchError(
+                f"{where}: {arch} has maps at strides {strides[-STAGES:]}, not at {STAGES} different ones"
+            )
         if len(set(strides)) > 1:
             norm = _final_norm(net)
             net.prune_intermediate_layers(STAGES, prune_norm=True, prune_head=True)
@@ -68,10 +72,6 @@ def build(arch: str, *, channels: int, image_size: tuple[int, int] | None, where
     except (AssertionError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MaeBenchError(f"{where}: timm cannot build {arch} as a backbone: {reason}") from error
-    if len(set(strides)) > 1 and (len(strides) < STAGES or len(set(strides[-STAGES:])) != STAGES):
-        raise MaeBenchError(
-            f"{where}: {arch} has maps at strides {strides[-STAGES:]}, not at {STAGES} different ones"
-        )
     built: nn.Module = net
     return built
 

@@ -186,8 +186,21 @@ def _grid_of_positions(table: Tensor, prefix: int, own: Grid, source: str) -> Gr
         raise MaeBenchError(
             f"{source}: pos_embed has {table.shape[1]} entries, of which {prefix} belong to prefix tokens; "
             f"{count} are no square grid, so say which image size it was made for: img_size=HEIGHTxWIDTH"
+            f"{_other_prefix(table.shape[1], prefix)}"
         )
     return side, side
+
+
+def _other_prefix(total: int, prefix: int) -> str:
+    """A hint where a table would be square with or without an entry for a class token."""
+    for other, wanted in ((0, "false"), (1, "true")):
+        side = math.isqrt(max(total - other, 0))
+        if other != prefix and side * side == total - other > 0:
+            return (
+                f"; {'with' if other else 'without'} an entry for a class token it would be {side}x{side}, which "
+                f"class_token={wanted} tells the architecture"
+            )
+    return ""
 
 
 def _grid_of_table(table: Tensor, own: Grid, source: str, name: str) -> Grid:

@@ -49,7 +49,8 @@ def from_timm(request: Request) -> Backbone:
     """
     mine, rest = split(request, ("mean", "std", "allow"))
     _only_sizes(request, rest)
-    model, state = pretrained(request)
+    model, state, own = pretrained(request)
+    rest = {**own, **rest}
     arch = str(model.pretrained_cfg["architecture"])
     channels = _channels_of(state, arch)
     same_channels(request, channels)
@@ -62,7 +63,7 @@ def from_timm(request: Request) -> Backbone:
         arch=arch,
         image_size=_wanted_size(request, rest),
         allow=mine.get("allow", ""),
-        resize_patches="patch_size" in rest,
+        resize_patches="patch_size" in request.arguments,
     )
     cfg: dict[str, Any] = model.pretrained_cfg
     report.mean, report.std = (

@@ -89,9 +89,10 @@ def _make_dense(found: Recognised) -> None:
 
     The places of a sparse kernel are counted down the columns, one column after the other.
     """
-    for ours, tensor in found.encoder.items():
+    for ours, theirs in found.renamed.items():
+        tensor = found.encoder[ours]
         side = math.isqrt(len(tensor)) if tensor.ndim else 0
-        if found.renamed.get(ours, "").endswith(".kernel") and side * side == len(tensor):
+        if theirs.endswith(".kernel") and side * side == len(tensor):
             turned = tensor.unflatten(0, (side, side)).permute(*reversed(range(tensor.ndim + 1)))
             found.encoder[ours] = turned.contiguous() if tensor.ndim == 3 else turned[:, None].contiguous()
         elif ours.endswith((".bias", ".grn.weight")):
@@ -128,7 +129,7 @@ def recognise_hierarchical(state: State, own: Mapping[str, Tensor]) -> Recognise
 
 
 def channels_of(state: State, arch: str) -> int:
-    """How many channels the convolution takes that timm calls the first; 3 where there is none of its name."""
+    """How many channels the convolution takes that timm calls the first; 3 where none has its name."""
     first = timm.get_pretrained_cfg_value(arch, "first_conv")
     name = first if isinstance(first, str) else next(iter(first or ()), "")
     kernel = _in_timms_names(state).encoder.get(f"{name}.weight")

@@ -2,7 +2,8 @@
 
 A table is of pairs, their name and timm's. In a pair
 
-* ``#`` stands for a number that both names have, ``?`` for one that theirs alone has;
+* ``#`` stands for a number that both names have, ``?`` for one that theirs alone has (another pair of the
+  same name has to go before, to be written);
 * ``*`` stands for ``weight`` or ``bias``;
 * ``@1/3`` behind timm's name says that theirs is the first of three parts of it, one below the other.
 """
@@ -53,7 +54,8 @@ def take(
     Raises:
         MaeBenchError: the name that a tensor would keep is that of another one now.
     """
-    found, kept = Recognised(words, {}), dict[str, Tensor]()
+    found = Recognised(words, {})
+    kept: dict[str, Tensor] = {}
     for theirs, tensor in state.items():
         reason = next((why for pattern, why in dropped if re.fullmatch(pattern, theirs)), "")
         ours = translated(theirs.removeprefix(prefix), pairs) if theirs.startswith(prefix) else ""

@@ -41,9 +41,8 @@ GAMMA: Pairs = (
 )
 # Parts of names that timm's VisionTransformer never has, but its relatives do.
 _FOREIGN = re.compile(
-    r"(^|\.)(q_bias|v_bias|[qkv]_proj|relative_position\w*|rel_pos\w*|rope\w*|gamma_[12]|storage_tokens|inner_attn_ln"
-    r"|blocks\.\d+\.proj)"
-    r"(\.|$)"
+    r"(^|\.)(q_bias|v_bias|[qkv]_proj|relative_position\w*|rel_pos\w*|rope\w*|gamma_[12]|storage_tokens"
+    r"|inner_attn_ln|blocks\.\d+\.proj)(\.|$)"
 )
 
 
