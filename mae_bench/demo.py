@@ -38,7 +38,7 @@ class DemoReport:
 def demo(
     data_root: str | Path = "data", runs_root: str | Path = "runs", format: str = "terminal"
 ) -> DemoReport:
-    """Pretrain on the generated world, transfer the backbone, its untrained twin and a ConvNeXt, and tabulate.
+    """Pretrain on the generated world; transfer the backbone, its untrained twin and a ConvNeXt; tabulate.
 
     An interrupted demo goes on where it was; a finished one prints its table again.
     """

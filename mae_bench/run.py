@@ -197,8 +197,8 @@ class Run:
         if self.config.backbone is None:
             raise MaeBenchError(
                 f"{self.config.recipe} needs a backbone: add --backbone timm:NAME, hf:REPO, "
-                "torchhub:REPO:ENTRY, file:PATH?arch=NAME, python:MODULE:FACTORY, random:ARCH, the folder of a "
-                "pretraining run or an alias"
+                "torchhub:REPO:ENTRY, file:PATH?arch=NAME, python:MODULE:FACTORY, random:ARCH, the folder of "
+                "a pretraining run or an alias"
             )
         options.setdefault("seed", self.config.seed)
         backbone = load_backbone(self.config.backbone, **options)
@@ -217,14 +217,9 @@ class Run:
         }
         self.record(backbone=facts)
         if backbone.report is not None and backbone.report.allowed:
-            names = ", ".join(entry.name for entry in backbone.report.allowed[:4])
-            more = len(backbone.report.allowed) - 4
-            self.record(
-                notes=[
-                    f"{backbone.report.percent()} % of the backbone's weights came from the checkpoint; allowed to "
-                    f"be missing or left out: {names}{f' and {more} more' if more > 0 else ''}"
-                ]
-            )
+            names = ", ".join(entry.name for entry in backbone.report.allowed)
+            came = f"{backbone.report.percent()} % of the backbone's weights came from the checkpoint"
+            self.record(notes=[f"{came}; allowed to be missing or left out: {names}"])
         if backbone.report is not None:
             screen.say(backbone.report.summary())
         return backbone

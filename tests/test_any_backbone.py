@@ -21,7 +21,7 @@ from tests.test_dense_tasks import ADE20K, COCO
 
 SIZE = 28  # divided by 14 and by 4
 SMALL = "embed_dim=24&depth=2&num_heads=2"
-OWN = '''
+OWN = """
 import torch
 from torch import nn
 
@@ -52,7 +52,7 @@ class Mlp(nn.Module):
 
 def net():
     return Net()
-'''
+"""
 
 KINDS = {
     "registers, patches of 14": f"random:vit_small_patch14_reg4_dinov2?{SMALL}&img_size=28",
@@ -94,7 +94,9 @@ def classify(place: Path, task: str, backbone: str, tmp_path: Path, **data: Any)
     values = {**values, "data": {**values["data"], "image_size": [SIZE, SIZE], **data}}
     if backbone == KINDS["hierarchical"]:
         values["data"] |= {"image_size": [32, 32], "evaluation": {"resize": 32}}
-    return mae_bench.run(write_recipe(tmp_path, values), backbone, data_root=place, runs_root=tmp_path / "runs")
+    return mae_bench.run(
+        write_recipe(tmp_path, values), backbone, data_root=place, runs_root=tmp_path / "runs"
+    )
 
 
 @pytest.mark.parametrize("task", CLASSIFICATION)
@@ -135,7 +137,9 @@ def test_detection(place: Path, kind: str, tmp_path: Path) -> None:
     (detections,) = tmp_path.rglob("detections.json")
     assert detections.stat().st_size > 2
     (folder,) = tmp_path.rglob("result.json")
-    assert mae_bench.judge(folder.parent, data_root=place)["box_ap"] == pytest.approx(result.metrics["box_ap"])
+    assert mae_bench.judge(folder.parent, data_root=place)["box_ap"] == pytest.approx(
+        result.metrics["box_ap"]
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -118,7 +118,10 @@ def test_settings_that_are_refused(changes: dict[str, Any], message: str) -> Non
     [
         ({"model__arch": "vit_tini_patch16_224"}, "timm has no model 'vit_tini_patch16_224'.*vit_tiny"),
         ({"model__arch": "resnet50", "model__args": {}}, "resnet50 is no plain ViT"),
-        ({"model__arch": "eva02_tiny_patch14_224", "model__args": {"patch_size": 4}}, "an MAE hides patches of a plain ViT"),
+        (
+            {"model__arch": "eva02_tiny_patch14_224", "model__args": {"patch_size": 4}},
+            "an MAE hides patches of a plain ViT",
+        ),
         ({"data__image_size": [32, 30]}, "32x30 pixels cannot be cut into patches of 4x4"),
         ({"model__args__num_heads": 5}, "timm cannot build"),
         ({"mask_ratio": 0.99}, "mask_ratio: 0.99 leaves 0 of 64 patches"),

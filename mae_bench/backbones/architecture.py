@@ -159,7 +159,7 @@ def build(arch: str, arguments: Mapping[str, Any], *, channels: int, where: str)
     layout = layout_of(name)
     if layout is None:
         raise MaeBenchError(
-            f"{where}: {name} is no plain ViT (timm's VisionTransformer, Beit or Eva), which is asked for here"
+            f"{where}: {name} is no plain ViT (timm's VisionTransformer, Beit or Eva), as is needed here"
         )
     taken = inspect.signature(LAYOUTS[layout]).parameters
     wrong = [argument for argument in arguments if argument not in taken]

@@ -62,8 +62,8 @@ def load_backbone(
 
     Args:
         spec: ``timm:NAME``, ``hf:OWNER/NAME``, ``torchhub:REPO:ENTRY``, ``file:PATH?arch=NAME``,
-            ``run:FOLDER`` (or the folder), ``python:MODULE:FACTORY``, ``random:ARCH``, or the name of an alias
-            (`mae_bench.backbones.aliases`).
+            ``run:FOLDER`` (or the folder), ``python:MODULE:FACTORY``, ``random:ARCH``, or the name of an
+            alias (`mae_bench.backbones.aliases`).
         image_size: side, or (height, width), in pixels to which position embeddings are resampled now;
             None keeps the size of the weights, and other sizes are resampled at run time.
         drop_path: stochastic-depth rate of the last block; it grows linearly from 0 at the first.
@@ -92,7 +92,7 @@ def load_backbone(
         model_args=dict(model_args or {}),
     )
     open_source: Callable[[Request], Backbone] = sources.load(source)
-    import torch
+    import torch  # not at the top: whoever only reads a spec needs none
 
     with torch.random.fork_rng(devices=[]):
         # What the source lets be missing keeps drawn values: the same in every process and on every day.

@@ -197,8 +197,8 @@ def _other_prefix(total: int, prefix: int) -> str:
         side = math.isqrt(max(total - other, 0))
         if other != prefix and side * side == total - other > 0:
             return (
-                f"; {'with' if other else 'without'} an entry for a class token it would be {side}x{side}, which "
-                f"class_token={wanted} tells the architecture"
+                f"; {'with' if other else 'without'} an entry for a class token it would be {side}x{side}: "
+                f"class_token={wanted}"
             )
     return ""
 
