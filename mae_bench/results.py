@@ -70,7 +70,8 @@ class BackboneRecord(Settings):
     params: _Whole
     """Number of weights of the backbone, heads left out."""
     width: Count | None = None
-    depth: Count | None = None
+    depth: _Whole | None = None
+    """Number of blocks; 0 for a module of one's own that does not tell its blocks."""
     patch_size: list[Count] | None = None
     """Height and width in pixels."""
     pretraining: dict[str, Any] | None = None

@@ -52,6 +52,24 @@ class Mlp(nn.Module):
 
 def net():
     return Net()
+
+
+class Pyramid(nn.Module):  # four maps, and nothing said of blocks
+    widths, strides = (8, 8, 16, 16), (4, 8, 16, 32)
+
+    def __init__(self):
+        super().__init__()
+        self.steps = nn.ModuleList(
+            nn.Conv2d(inside, width, stride, stride=stride)
+            for inside, width, stride in ((3, 8, 4), (8, 8, 2), (8, 16, 2), (16, 16, 2))
+        )
+
+    def pyramid(self, images):
+        maps = []
+        for step in self.steps:
+            images = step(images)
+            maps.append(images)
+        return maps
 """
 
 KINDS = {
@@ -118,6 +136,19 @@ def test_four_channels(place: Path, kind: str, tmp_path: Path) -> None:
     assert result.metrics["top1"] > 60
     (report,) = (tmp_path / "runs").rglob("load_report.json")
     assert json.loads(report.read_text())["mean"] == [0.5] * 4
+
+
+@pytest.mark.parametrize("task", ["knn", "coco"])
+def test_a_pyramid_without_blocks_has_a_result(place: Path, task: str, tmp_path: Path) -> None:
+    backbone = f"python:{place}/nets.py:Pyramid"
+    if task == "coco":
+        overrides = [*COCO, "data.image_size=[32,32]"]
+        result = mae_bench.run("demo/coco", backbone, overrides, data_root=place, runs_root=tmp_path)
+    else:
+        sizes = {"image_size": [32, 32], "evaluation": {"resize": 32}}
+        result = classify(place, "knn", backbone, tmp_path, **sizes)
+    assert result.backbone is not None
+    assert result.backbone.depth == 0
 
 
 def dense(kind: str, place: Path) -> tuple[str, str]:

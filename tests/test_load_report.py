@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
@@ -315,3 +316,47 @@ def test_a_recipe_without_backbone_has_no_report(workplace: Path) -> None:
 def test_another_tensor_than_the_allowed_one_is_no_reason_to_load(workplace: Path) -> None:
     with pytest.raises(MaeBenchError, match="unexpected"):
         load_backbone(f"file:{saved({**encoder(), **FEW})}?{ARCH}&allow=projector.0.weight")
+
+
+# ---------------------------------------------------------------- what a newcomer runs into
+
+
+def test_tensors_without_values_are_one_sentence(workplace: Path) -> None:
+    state = encoder()
+    state["norm.weight"] = state["norm.weight"].to_sparse()
+    torch.save(state, workplace / "sparse.pth")
+    with pytest.raises(
+        MaeBenchError, match="norm.weight is stored in a sparse layout; save it as an ordinary"
+    ):
+        load_backbone(f"file:{workplace}/sparse.pth?{ARCH}")
+    torch.save({name: tensor.to("meta") for name, tensor in encoder().items()}, workplace / "meta.pth")
+    with pytest.raises(MaeBenchError, match="is stored without values"):
+        load_backbone(f"file:{workplace}/meta.pth?{ARCH}")
+
+
+def test_paths_in_the_arguments_of_a_training_are_harmless(workplace: Path) -> None:
+    arguments = argparse.Namespace(output=Path("runs/one"), data=Path("/data"))
+    torch.save({"model": encoder(), "args": arguments}, workplace / "args.pth")
+    assert load_backbone(f"file:{workplace}/args.pth?{ARCH}").report.coverage == 100
+
+
+def test_positions_without_the_class_token_name_the_right_way_out(workplace: Path) -> None:
+    state = encoder()
+    state["pos_embed"] = state["pos_embed"][:, 1:]
+    torch.save(state, workplace / "patches.pth")
+    with pytest.raises(
+        MaeBenchError, match="no_embed_class=true if prefix tokens have no position of their own"
+    ):
+        load_backbone(f"file:{workplace}/patches.pth?{ARCH}")
+    loaded = load_backbone(f"file:{workplace}/patches.pth?{ARCH}&no_embed_class=true")
+    assert loaded.report.coverage == 100
+    # Names that do not fit come first: this file is of another architecture.
+    state["reg_token"] = torch.zeros(1, 4, state["pos_embed"].shape[2])
+    torch.save(state, workplace / "registers.pth")
+    with pytest.raises(MaeBenchError, match=r"1 unexpected \(reg_token\)"):
+        load_backbone(f"file:{workplace}/registers.pth?{ARCH}")
+
+
+def test_a_mean_of_bytes_is_refused(workplace: Path) -> None:
+    with pytest.raises(MaeBenchError, match="mean is on a scale of 0 to 1, not 127,127,127"):
+        load_backbone("random:vit_tiny_patch16_224?img_size=32&mean=127,127,127&std=50,50,50")

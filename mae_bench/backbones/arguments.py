@@ -87,4 +87,9 @@ def _per_channel(name: str, given: Mapping[str, str], channels: int, where: str)
     if len(values) != channels or (name == "std" and min(values) <= 0):
         wanted = f"{channels} numbers{' above 0' if name == 'std' else ''} joined by commas"
         raise MaeBenchError(f"{where}: {name} should be {wanted}, not '{given[name]}'")
+    if name == "mean" and not all(0 <= value <= 1 for value in values):
+        raise MaeBenchError(
+            f"{where}: mean is on a scale of 0 to 1, not {given[name]}; divide mean and std by 255 where "
+            "they are for pixels of 0 to 255"
+        )
     return values

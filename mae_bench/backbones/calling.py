@@ -42,7 +42,7 @@ def called(
     _accepts(function, arguments, name, where)
     try:
         return function(**arguments)
-    except Exception as error:  # Foreign code raises anything.
+    except (Exception, SystemExit) as error:  # Foreign code raises anything, and may leave.
         raise MaeBenchError(f"{where}: {name} raised {raised(error, folder)}") from error
 
 

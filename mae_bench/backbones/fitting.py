@@ -103,6 +103,8 @@ def match(
     report.total_parameters = sum(tensor.numel() for tensor in own.values())
     report.loaded_parameters = sum(tensor.numel() for name, tensor in own.items() if name in given)
     _let_pass(report, allow, len(given), len(own))
+    if resizing is not None and resizing.fault:
+        raise MaeBenchError(resizing.fault)
     _same_shapes(own, given, report, resizing)
     for name, tensor in own.items():
         if name not in given:
@@ -228,6 +230,9 @@ def _same_shapes(
 
 def _finite(state: Mapping[str, Tensor], source: str) -> None:
     for name, tensor in state.items():
+        if tensor.is_meta or tensor.layout != torch.strided:
+            kind = "without values" if tensor.is_meta else "in a sparse layout"
+            raise MaeBenchError(f"{source}: {name} is stored {kind}; save it as an ordinary tensor")
         if not bool(torch.isfinite(tensor).all()):
             raise MaeBenchError(
                 f"{source}: {name} holds values that are not finite; the training behind it diverged, or the "

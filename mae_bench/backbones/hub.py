@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -29,12 +30,18 @@ def pretrained(request: Request) -> tuple[Any, dict[str, Tensor], dict[str, Any]
     elsewhere = request.body.startswith(_ELSEWHERE)
     if not elsewhere:
         _offered(request, known_name(request.body, request.spec))
-    with _what_timm_loads() as loaded:
+    with _what_timm_loads() as loaded, hub_in_silence():
         try:
             model: Any = timm.create_model(request.body, pretrained=True)
             arguments = _arguments_elsewhere(request.body) if elsewhere else {}
         except Exception as error:  # Whatever the network, the hub or its client raises.
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            if request.body.startswith("local-dir:"):
+                folder = request.body.partition(":")[2]
+                raise MaeBenchError(
+                    f"{request.spec}: {folder} is no folder of a model in timm's format ({reason}); one of "
+                    f"transformers is loaded with hf:{folder}"
+                ) from error
             arch = "NAME" if elsewhere else request.body
             raise MaeBenchError(
                 f"{request.spec}: timm could not get these weights ({reason}). Without a network, copy the "
@@ -72,6 +79,18 @@ def _offered(request: Request, arch: str) -> None:
     if "." in request.body and request.body not in names:
         hint = near(request.body, names) or f"; there are {', '.join(names[:6])}"
         raise MaeBenchError(f"{request.spec}: timm has no weights of this name{hint}")
+
+
+@contextmanager
+def hub_in_silence() -> Iterator[None]:
+    """Keep the hub's client from telling each of its attempts; what comes of them is said in one sentence."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

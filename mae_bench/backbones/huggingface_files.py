@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from mae_bench.backbones.hub import hub_in_silence
 from mae_bench.errors import MaeBenchError, near
 
 CONFIG = "config.json"
@@ -133,7 +134,8 @@ def _download(name: str, file: str, revision: str | None, spec: str) -> Path | N
     page = f"https://huggingface.co/{name}"
     at = f" at revision '{revision}'" if revision else ""
     try:
-        return Path(hf_hub_download(name, file, revision=revision))
+        with hub_in_silence():
+            return Path(hf_hub_download(name, file, revision=revision))
     except LocalEntryNotFoundError as error:
         raise MaeBenchError(
             f"{spec}: {file} of {name}{at} is not in the cache, and the Hugging Face hub cannot be reached; "

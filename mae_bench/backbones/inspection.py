@@ -50,7 +50,9 @@ def _abilities(backbone: Backbone) -> str:
 
 def _forward(backbone: Backbone) -> str:
     """Shapes of what comes of one image."""
-    height, width = backbone.image_size
+    # timm's own sizes are not always divided by the coarsest stride.
+    sides = zip(backbone.image_size, backbone.patch_size, strict=True)
+    height, width = (-(-side // cell) * cell for side, cell in sides)
     shape = (1, backbone.channels, height, width)
     images = torch.linspace(-2, 2, torch.Size(shape).numel()).reshape(shape)
     with torch.no_grad():

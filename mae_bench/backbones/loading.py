@@ -113,6 +113,8 @@ def parse_spec(spec: str, known: Mapping[str, object]) -> tuple[str, str, dict[s
         MaeBenchError: no such source, nothing after the colon, or arguments not of the form
             ``key=value&key=value``.
     """
+    if not spec.strip():
+        raise MaeBenchError("backbone: the text is empty; `mae-bench list backbones` shows what it may be")
     source, colon, rest = spec.partition(":")
     if not colon or source not in known:
         if Path(spec).expanduser().is_dir():

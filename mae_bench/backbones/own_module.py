@@ -177,7 +177,7 @@ class _Reader:
             or not all(isinstance(block, nn.Module) for block in blocks)
             or not blocks
         ):
-            self.wrong(name, "a torch.nn.ModuleList of blocks in their order")
+            self.wrong(name, "a torch.nn.ModuleList of one block or more, in their order")
         elif not all(id(block) in registered for block in blocks):
             self.wrong(name, "a list of modules that are registered in it")
 

@@ -22,7 +22,6 @@ from mae_bench.backbones.architecture import (
     set_grid,
 )
 from mae_bench.backbones.relative import entries, resized_table
-from mae_bench.errors import MaeBenchError
 
 Grid = tuple[int, int]
 _KERNEL = "patch_embed.proj.weight"
@@ -48,12 +47,14 @@ class Resizing:
         target: (rows, columns) of patches that it is to have.
         resize_patches: whether the patch kernel may be resampled.
         natives: tensor that depends on the grid -> the checkpoint's grid.
+        fault: why a grid cannot be told, "" where all can; said once it is known that names fit.
     """
 
     net: Plain
     target: Grid
     resize_patches: bool
     natives: dict[str, Grid] = field(default_factory=dict)
+    fault: str = ""
 
     @classmethod
     def of(
@@ -68,7 +69,7 @@ class Resizing:
         """For a plain ViT, None for any other network.
 
         Raises:
-            MaeBenchError: the patch size does not divide `image_size`; a table has no grid that can be told.
+            MaeBenchError: the patch size does not divide `image_size`.
         """
         if not is_plain(net):
             return None
@@ -77,10 +78,15 @@ class Resizing:
         target = grid_for(vit.patch_embed.patch_size, image_size, spec) if image_size else own
         made = cls(vit, target, resize_patches)
         for name, tensor in given.items():
+            found: Grid | str | None = None
             if name == "pos_embed" and tensor.ndim == 3:
-                made.natives[name] = _grid_of_positions(tensor, positional_prefix(vit), own, source)
+                found = _grid_of_positions(tensor, vit, source)
             elif name.endswith(_TABLE) and tensor.ndim == 2:
-                made.natives[name] = _grid_of_table(tensor, own, source, name)
+                found = _grid_of_table(tensor, own, source, name)
+            if isinstance(found, str):
+                made.fault = made.fault or found
+            elif found is not None:
+                made.natives[name] = found
         return made
 
     @property
@@ -176,40 +182,45 @@ def _in_words(width: int, depth: int, patch: Sequence[int], channels: int) -> st
     return f"{width} wide and {depth} deep with {patch[0]}x{patch[1]} patches of {channels} channels"
 
 
-def _grid_of_positions(table: Tensor, prefix: int, own: Grid, source: str) -> Grid:
-    """Rows and columns of a checkpoint's position embeddings (1, P+N, D)."""
-    count = table.shape[1] - prefix
-    if count == own[0] * own[1]:
+def _grid_of_positions(table: Tensor, vit: Plain, source: str) -> Grid | str:
+    """Rows and columns of a checkpoint's position embeddings (1, P+N, D), or why they cannot be told."""
+    own, prefix = vit.patch_embed.grid_size, positional_prefix(vit)
+    total = table.shape[1]
+    if total - prefix == own[0] * own[1]:
         return own
-    side = math.isqrt(max(count, 0))
-    if count < 1 or side * side != count:
-        raise MaeBenchError(
-            f"{source}: pos_embed has {table.shape[1]} entries, of which {prefix} belong to prefix tokens; "
-            f"{count} are no square grid, so say which image size it was made for: img_size=HEIGHTxWIDTH"
-            f"{_other_prefix(table.shape[1], prefix)}"
+    side = _square(total - prefix)
+    if side:
+        return side, side
+    fault = (
+        f"{source}: pos_embed has {total} entries, of which {prefix} belong to prefix tokens; "
+        f"{total - prefix} are no square grid"
+    )
+    bare = _square(total)
+    if prefix and bare:
+        return (
+            f"{fault}, and all of them are one of {bare}x{bare}: no_embed_class=true if prefix tokens have "
+            "no position of their own, class_token=false if there are none"
         )
-    return side, side
+    with_class = _square(total - 1)
+    if not prefix and with_class:
+        grid = f"{with_class}x{with_class}"
+        return f"{fault}, and with an entry for a class token it is {grid}: class_token=true"
+    return f"{fault}, so say which image size it was made for: img_size=HEIGHTxWIDTH"
 
 
-def _other_prefix(total: int, prefix: int) -> str:
-    """A hint where a table would be square with or without an entry for a class token."""
-    for other, wanted in ((0, "false"), (1, "true")):
-        side = math.isqrt(max(total - other, 0))
-        if other != prefix and side * side == total - other > 0:
-            return (
-                f"; {'with' if other else 'without'} an entry for a class token it would be {side}x{side}: "
-                f"class_token={wanted}"
-            )
-    return ""
+def _square(count: int) -> int:
+    """The side of a square grid of so many cells; 0 if there is none."""
+    side = math.isqrt(max(count, 0))
+    return side if side * side == count else 0
 
 
-def _grid_of_table(table: Tensor, own: Grid, source: str, name: str) -> Grid:
-    """Rows and columns of a checkpoint's table of relative positions (entries, A)."""
+def _grid_of_table(table: Tensor, own: Grid, source: str, name: str) -> Grid | str:
+    """Rows and columns of a table of relative positions (entries, A), or why they cannot be told."""
     if len(table) == entries(own, 1):
         return own
-    reach = math.isqrt(max(len(table) - 3, 0))
-    if reach % 2 == 0 or reach * reach != len(table) - 3:
-        raise MaeBenchError(
+    reach = _square(len(table) - 3)
+    if reach % 2 == 0:
+        return (
             f"{source}: {name} has {len(table)} entries, which are those of no square grid, so say which "
             "image size it was made for: img_size=HEIGHTxWIDTH"
         )

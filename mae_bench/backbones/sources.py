@@ -47,8 +47,8 @@ def from_timm(request: Request) -> Backbone:
         MaeBenchError: timm does not know the name, has no weights for it or cannot get them, or they do not
             fit.
     """
+    only(request, ("mean", "std", "allow", "patch_size", "img_size"))
     mine, rest = split(request, ("mean", "std", "allow"))
-    _only_sizes(request, rest)
     model, state, own = pretrained(request)
     rest = {**own, **rest}
     arch = str(model.pretrained_cfg["architecture"])
@@ -237,14 +237,6 @@ def _network(
     return net, recognise_hierarchical(state, net.state_dict())
 
 
-def _only_sizes(request: Request, rest: Mapping[str, Any]) -> None:
-    wrong = [name for name in rest if name not in ("patch_size", "img_size")]
-    if wrong:
-        raise MaeBenchError(
-            f"{request.spec}: {request.source}: takes no '{wrong[0]}'; its weights settle that"
-        )
-
-
 def _wanted_size(request: Request, rest: Mapping[str, Any]) -> tuple[int, int] | None:
     if request.image_size is not None or "img_size" not in rest:
         return request.image_size
@@ -256,7 +248,7 @@ def _which_architecture(request: Request, path: Path, key: str | None) -> str:
     guess = suggest(read_checkpoint(path, key=key)[0])
     looks = f"it looks like file:{request.body}?arch={guess}" if guess else ""
     return f"{request.spec}: say which architecture it is, " + (
-        looks or f"for example file:{request.body}?arch=vit_base_patch16_224"
+        looks or f"a name of timm's, for example file:{request.body}?arch=vit_base_patch16_224"
     )
 
 
