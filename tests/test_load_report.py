@@ -326,7 +326,7 @@ def test_tensors_without_values_are_one_sentence(workplace: Path) -> None:
     state["norm.weight"] = state["norm.weight"].to_sparse()
     torch.save(state, workplace / "sparse.pth")
     with pytest.raises(
-        MaeBenchError, match="norm.weight is stored in a sparse layout; save it as an ordinary"
+        MaeBenchError, match=r"norm\.weight is stored in a sparse layout; save it as an ordinary"
     ):
         load_backbone(f"file:{workplace}/sparse.pth?{ARCH}")
     torch.save({name: tensor.to("meta") for name, tensor in encoder().items()}, workplace / "meta.pth")

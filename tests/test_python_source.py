@@ -125,6 +125,10 @@ def raises(depth=1):
     raise ValueError(f"depth {depth} is too small\\nthe rest")
 
 
+def leaves():
+    raise SystemExit(3)
+
+
 def needs(path):
     return Net()
 
@@ -520,6 +524,7 @@ def test_weights_that_do_not_fit_are_refused(edit: object, message: str, workpla
         ("nets:nett", "nets has no function 'nett'; did you mean 'net' or "),
         ("nets:answer", "answer of nets is an int, not a function"),
         ("nets:nothing", "nothing returned a dict; it should return a torch.nn.Module"),
+        ("nets:leaves", "leaves raised SystemExit: 3 (nets.py, line "),
         ("nets:raises?depth=7", "raises raised ValueError: depth 7 is too small (nets.py, line {line})"),
         ("nets:net?widht=3", "net takes no argument 'widht'; did you mean 'width'?"),
         ("nets:needs", "needs: missing a required argument: 'path'; it takes path"),
@@ -551,7 +556,7 @@ def test_what_is_not_there_or_raises(body: str, message: str, workplace: Path) -
         ("changed?has_class_token=yes", "changed returned a Net, which has has_class_token = 'yes'; it should be True "
          "or False"),
         ("changed?blocks=null&embed_dim=16", "changed returned a Net, which has blocks = None; it should be a "
-         "torch.nn.ModuleList of blocks in their order"),
+         "torch.nn.ModuleList of one block or more, in their order"),
         ("changed?img_size=33", "changed returned a Net, which has img_size = 33; it should be a multiple of 8x8 pixels"),
         ("dark", "dark returned a Net, which has std = [0, 1, 1]; it should be 3 numbers above 0, one a channel"),
         ("half_coloured", "half_coloured returned a Net, which has mean alone; it should have mean and std"),
