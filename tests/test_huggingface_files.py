@@ -145,8 +145,8 @@ def test_transformers_is_not_needed() -> None:
         ({"intermediate_size": 96}, "blocks.0.mlp.fc1.weight is (52, 24), not (96, 24)"),
         ({"qkv_bias": False}, "3 unexpected (blocks.0.attn.qkv.bias,"),
         ({"model_type": "siglip_vision_model"}, "does not hold the one encoder that config.json describes (Hugging Face SigLIP vision tower"),
-        ({"model_type": "ijepa"}, "pos_embed has 17 entries, of which 0 belong to prefix tokens"),
-        ({"model_type": "deit"}, "pos_embed has 17 entries, of which 2 belong to prefix tokens"),
+        ({"model_type": "ijepa"}, "1 unexpected (cls_token)"),
+        ({"model_type": "deit"}, "1 missing (reg_token)"),
     ],
 )  # fmt: skip
 def test_a_config_that_does_not_fit(change: dict[str, Any], message: str, vit: Path) -> None:

@@ -697,7 +697,9 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         load(tmp_path / "modle.pth")
     with pytest.raises(MaeBenchError, match="is a folder, not a checkpoint file; one of our runs"):
         load(tmp_path)
-    with pytest.raises(MaeBenchError, match=r"say which architecture it is, for example file:.*arch="):
+    with pytest.raises(
+        MaeBenchError, match=r"say which architecture it is, a name of timm's, for example file:.*arch="
+    ):
         load_backbone(f"file:{tmp_path / 'model.pth'}")
 
 

@@ -198,8 +198,9 @@ def _grid_of_positions(table: Tensor, vit: Plain, source: str) -> Grid | str:
     bare = _square(total)
     if prefix and bare:
         return (
-            f"{fault}, and all of them are one of {bare}x{bare}: no_embed_class=true if prefix tokens have "
-            "no position of their own, class_token=false if there are none"
+            f"{fault}, and all are one of {bare}x{bare}: no_embed_class=true if prefix tokens have "
+            "no position of their own, class_token=false if there are none, img_size=HEIGHTxWIDTH if the "
+            "grid is oblong"
         )
     with_class = _square(total - 1)
     if not prefix and with_class:
