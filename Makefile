@@ -1,4 +1,5 @@
-# make demo    the whole of it in miniature, with nothing to download but the packages
+# make demo    the whole of it in miniature, with nothing to download but the packages; with ENGINES=1
+#              detection and segmentation also by OpenMMLab's engines, and by detectron2 where it can be imported
 # make test    install for development, then style, types and every test
 # make lint    style and types only
 # make bench   the measurements of benchmarks/; REFERENCE, DETECTRON2 and MMSEG are paths of checkouts of
@@ -10,6 +11,7 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
+ENGINES ?=
 REFERENCE ?=
 DETECTRON2 ?=
 MMSEG ?=
@@ -18,8 +20,8 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint bench clean
 
-demo: $(VENV)/.installed
-	$(BIN)/mae-bench demo
+demo: $(VENV)/.installed$(if $(ENGINES),-engines)
+	$(BIN)/mae-bench demo$(if $(ENGINES), --engines)
 
 # One thread a process: small tensors gain nothing from more, and the processes share the cores.
 test: lint
@@ -56,6 +58,10 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
+$(VENV)/.installed-engines: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[openmmlab]"
+	touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	touch $@ $(VENV)/.installed
+	touch $@ $(VENV)/.installed $(VENV)/.installed-engines

@@ -6,12 +6,21 @@ Importing this package imports nothing else.
 
 from __future__ import annotations
 
+# detectron2 is on no package index; pure Python is enough.
+_DETECTRON2 = (
+    "[detectron2] + detectron2 "
+    "(git clone https://github.com/facebookresearch/detectron2, and its folder on PYTHONPATH)"
+)
+
 ADAPTERS: dict[str, str] = {
+    "detection.detectron2": f"downstream.detection.detectron2.task:Detectron2 {_DETECTRON2}",
+    "detection.mmdet": "downstream.detection.mmdet.task:MMDet [openmmlab]",
     "detection.torchvision": "downstream.detection.task:Detection",
     "imagenet.finetune": "downstream.classification.finetune:Finetune",
     "imagenet.knn": "downstream.classification.knn:KNN",
     "imagenet.linear": "downstream.classification.linear:Linear",
     "imagenet.partial": "downstream.classification.partial:Partial",
     "imagenet.scratch": "downstream.classification.scratch:Scratch",
+    "segmentation.mmseg": "downstream.segmentation.mmseg.task:MMSeg [openmmlab]",
     "segmentation.native": "downstream.segmentation.task:Segmentation",
 }

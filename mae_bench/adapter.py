@@ -50,15 +50,26 @@ class Adapter(ABC, Generic[C]):
         metrics: what `run` returns, headline first.
         Config: the strict settings of the task; the YAML of a recipe is validated against it.
         needs_backbone: whether `--backbone` must be given.
+        engine: what trains, for a task that has several engines, as ``--engine`` names it; None: the task has
+            one way alone. The catalogue has siblings as ``FAMILY.ENGINE``.
     """
 
     task: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]]
     Config: ClassVar[type[TaskConfig]]
     needs_backbone: ClassVar[bool] = True
+    engine: ClassVar[str | None] = None
 
     def __init__(self, config: C) -> None:
         self.config = config
+
+    def ready(self) -> None:
+        """Look whether what the task needs is there and works; called before any work.
+
+        Raises:
+            MaeBenchError: an engine is missing, of a version that does not fit, or broken; it says what to
+                install.
+        """
 
     @abstractmethod
     def run(self, run: Run) -> dict[str, float]:

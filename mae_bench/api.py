@@ -55,6 +55,7 @@ def run(
     backbone: str | None = None,
     overrides: Sequence[str] = (),
     *,
+    engine: str | None = None,
     data_root: PathLike = "data",
     runs_root: PathLike = "runs",
     seed: int | None = None,
@@ -68,10 +69,12 @@ def run(
         backbone: a source and what stands after it (docs/backbones.md): ``timm:NAME``, ``hf:REPO``,
             ``torchhub:REPO:ENTRY``, ``file:PATH?arch=NAME``, ``python:MODULE:FACTORY``, ``run:FOLDER`` (or
             the folder), ``random:ARCH``; or an alias.
+        engine: what trains (docs/engines.md): ``torchvision``, ``mmdet`` or ``detectron2`` for detection,
+            ``native`` or ``mmseg`` for segmentation; None: as the recipe says.
 
     Other arguments, result and errors as for `pretrain`.
     """
-    opened = _prepare(task, "tasks", overrides, backbone, seed, data_root, runs_root, name)
+    opened = _prepare(task, "tasks", overrides, backbone, seed, data_root, runs_root, name, engine)
     if opened.adapter.needs_backbone and opened.config.backbone is None:
         raise MaeBenchError(
             f"{task} needs a backbone: --backbone timm:NAME, hf:REPO, torchhub:REPO:ENTRY, "
@@ -86,6 +89,7 @@ def check(
     backbone: str | None = None,
     overrides: Sequence[str] = (),
     *,
+    engine: str | None = None,
     report: PathLike | None = None,
     data_root: PathLike = "data",
     runs_root: PathLike = "runs",
@@ -94,6 +98,7 @@ def check(
 
     Args:
         backbone: as for `run`; it is loaded, and without a recipe one image goes through it.
+        engine: as for `run`.
         report: file to save the whole load report in, as JSON.
 
     Returns:
@@ -103,12 +108,14 @@ def check(
         MaeBenchError: the first thing that would stop the run.
     """
     if recipe_name is None:
+        if engine is not None:
+            raise MaeBenchError(f"--engine {engine} trains a recipe, and none is named")
         return _check_backbone(backbone, overrides, report)
     if "=" in recipe_name and not Path(recipe_name).exists():
         raise MaeBenchError(f"'{recipe_name}' sets a value of a recipe: name the recipe before it")
     import tempfile
 
-    opened = _prepare(recipe_name, None, overrides, backbone, None, data_root, runs_root, None)
+    opened = _prepare(recipe_name, None, overrides, backbone, None, data_root, runs_root, None, engine)
     if report is not None and opened.config.backbone is None and not opened.adapter.needs_backbone:
         raise MaeBenchError(f"{recipe_name} takes no backbone, so there is no load report to save")
     planned = opened.folder
@@ -173,11 +180,16 @@ def figure(table_id: str, output: PathLike, *, runs_root: PathLike = "runs") -> 
     return str(figures.draw_table(table_id, Path(runs_root), output))
 
 
-def demo(data_root: PathLike = "data", runs_root: PathLike = "runs", format: str = "terminal") -> DemoReport:
+def demo(
+    data_root: PathLike = "data",
+    runs_root: PathLike = "runs",
+    format: str = "terminal",
+    engines: bool = False,
+) -> DemoReport:
     """All of the suite in miniature, on the generated world; see `mae_bench.demo`."""
     from mae_bench.demo import demo as carry_out
 
-    return carry_out(data_root, runs_root, format)
+    return carry_out(data_root, runs_root, format, engines)
 
 
 def load_backbone(spec: str, **options: Any) -> Backbone:
@@ -221,6 +233,7 @@ def _reopen(folder: PathLike, data_root: PathLike) -> Run:
         raise MaeBenchError(f"{path} is not a run folder (no config.yaml in it)")
     resolved = recipe.resolve(str(config_file), [], {})
     adapter = resolved.adapter_class(resolved.config)
+    adapter.ready()
     return Run(adapter, path, data_root=Path(data_root), runs_root=path.parent)
 
 
@@ -233,17 +246,19 @@ def _prepare(
     data_root: PathLike,
     runs_root: PathLike,
     name: str | None,
+    engine: str | None = None,
 ) -> Run:
     extra: dict[str, Any] = {}
     if backbone is not None:
         extra["backbone"] = backbone
     if seed is not None:
         extra["seed"] = seed
-    resolved = recipe.resolve(name_or_path, list(overrides), extra, kind=kind)
+    resolved = recipe.resolve(name_or_path, list(overrides), extra, kind=kind, engine=engine)
     if resolved.config.backbone is not None and not resolved.adapter_class.needs_backbone:
         raise MaeBenchError(f"{resolved.config.recipe} takes no --backbone: it makes one")
     recipe.published(resolved.config)  # a protocol that is not there is told now, not when the result is due
     adapter = resolved.adapter_class(resolved.config)
+    adapter.ready()
     root = Path(runs_root)
     return Run(adapter, folder_for(resolved.config, root, name), data_root=Path(data_root), runs_root=root)
 

@@ -102,6 +102,16 @@ BackboneSpec = Annotated[
         show_default=False,
     ),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help="What trains: torchvision, mmdet or detectron2 for detection, native or mmseg for segmentation; "
+        "default: the recipe's.",
+        show_default=False,
+    ),
+]
 TableFormat = Annotated[Format, typer.Option("--format", help="How the table is written.")]
 
 
@@ -130,11 +140,11 @@ def list_(
 
 
 @app.command()
-def show(recipe: RecipeName, overrides: Overrides = None) -> None:
+def show(recipe: RecipeName, overrides: Overrides = None, engine: Engine = None) -> None:
     """Show where each value of a recipe comes from."""
     from mae_bench import recipe as recipes
 
-    typer.echo(recipes.describe(recipes.resolve(recipe, overrides or ())))
+    typer.echo(recipes.describe(recipes.resolve(recipe, overrides or (), engine=engine)))
 
 
 @app.command()
@@ -149,6 +159,7 @@ def check(
     ] = None,
     overrides: Overrides = None,
     backbone: BackboneSpec = None,
+    engine: Engine = None,
     report: Annotated[
         str | None,
         typer.Option(
@@ -161,7 +172,15 @@ def check(
     """Validate recipe, data and weights, or a backbone alone; train nothing."""
     from mae_bench import api
 
-    lines = api.check(recipe, backbone, overrides or (), report=report, data_root=data_root, runs_root=runs)
+    lines = api.check(
+        recipe,
+        backbone,
+        overrides or (),
+        engine=engine,
+        report=report,
+        data_root=data_root,
+        runs_root=runs,
+    )
     for line in lines:
         typer.echo(line)
 
@@ -189,6 +208,7 @@ def run(
     task: Annotated[str, typer.Option("--task", metavar="NAME", help="A recipe of configs/tasks.")],
     overrides: Overrides = None,
     backbone: BackboneSpec = None,
+    engine: Engine = None,
     data_root: DataRoot = "data",
     runs: Runs = "runs",
     name: Name = None,
@@ -202,6 +222,7 @@ def run(
         task,
         backbone,
         overrides or (),
+        engine=engine,
         data_root=data_root,
         runs_root=runs,
         seed=seed,
@@ -271,11 +292,18 @@ def table(
 
 
 @app.command()
-def demo(data_root: DataRoot = "data", runs: Runs = "runs", format: TableFormat = Format.terminal) -> None:
+def demo(
+    data_root: DataRoot = "data",
+    runs: Runs = "runs",
+    format: TableFormat = Format.terminal,
+    engines: Annotated[
+        bool, typer.Option("--engines", help="Train detection and segmentation by every engine installed.")
+    ] = False,
+) -> None:
     """All of it in miniature; nothing to download."""
     from mae_bench import api
 
-    report = api.demo(data_root=data_root, runs_root=runs, format=format)
+    report = api.demo(data_root=data_root, runs_root=runs, format=format, engines=engines)
     typer.echo(report.table)
     for path in report.pictures:
         typer.echo(path)

@@ -10,7 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from mae_bench import api, screen
+from mae_bench import api, recipe, registry, screen
+from mae_bench.errors import MaeBenchError
 from mae_bench.results import Result
 
 PRETRAINING = "demo/mae"
@@ -37,11 +38,16 @@ class DemoReport:
 
 
 def demo(
-    data_root: str | Path = "data", runs_root: str | Path = "runs", format: str = "terminal"
+    data_root: str | Path = "data",
+    runs_root: str | Path = "runs",
+    format: str = "terminal",
+    engines: bool = False,
 ) -> DemoReport:
     """Pretrain on the generated world; transfer the backbone, its untrained twin and a ConvNeXt; tabulate.
 
-    An interrupted demo goes on where it was; a finished one prints its table again.
+    With `engines` the dense tasks are trained once more by each other engine that is installed; what is not
+    installed is named, with the way to get it. An interrupted demo goes on where it was; a finished one prints
+    its table again.
     """
     began = time.monotonic()
     screen.say(
@@ -58,6 +64,11 @@ def demo(
     ):
         for task in tasks:
             results.append(api.run(task, backbone, data_root=data_root, runs_root=runs_root))
+    if engines:
+        for task, engine in _other_engines():
+            results.append(
+                api.run(task, f"run:{folder}", engine=engine, data_root=data_root, runs_root=runs_root)
+            )
     pictures = api.visualize(folder, count=8, data_root=data_root)
     for result in results:
         if result.recipe in DENSE and result.backbone is not None and result.backbone.spec == f"run:{folder}":
@@ -70,3 +81,21 @@ def demo(
         pictures=pictures,
         seconds=time.monotonic() - began,
     )
+
+
+def _other_engines() -> list[tuple[str, str]]:
+    """Dense tasks with each engine besides their recipe's own that works here."""
+    found = []
+    for task in DENSE:
+        own = recipe.resolve(task).config.task
+        for engine, adapter in recipe.engines(own).items():
+            if adapter == own:
+                continue
+            try:
+                recipe.resolve(task, engine=engine)
+                found.append((task, engine))
+            except MaeBenchError as error:
+                if not registry.adapters().entry(adapter).missing():
+                    raise
+                screen.warn(f"{task} is not shown with --engine {engine}: {error}")
+    return found

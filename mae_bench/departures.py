@@ -13,6 +13,8 @@ from typing import Any
 from mae_bench.results import DeviationRecord
 
 DATASET_KEY = "data.name"
+# The adapter: what else computes the same task is another engine.
+TASK_KEY = "task"
 
 _DATASETS = {
     "ade20k": "ADE20K",
@@ -88,7 +90,7 @@ _EITHER = [
     ("optim.warmup_epochs", "optim.warmup_steps"),
 ]
 
-_ORDER = [DATASET_KEY, *_COUNTS, *_SIZES, *_VALUES]
+_ORDER = [DATASET_KEY, TASK_KEY, *_COUNTS, *_SIZES, *_VALUES]
 
 
 def phrases(deviations: Iterable[DeviationRecord], skip: Collection[str] = ()) -> list[str]:
@@ -133,10 +135,17 @@ def settings(values: Mapping[str, Any]) -> list[str]:
 def _setting(key: str, value: Any) -> str:
     if key == DATASET_KEY:
         return f"on {dataset(value)}"
+    if key == TASK_KEY:
+        return f"engine {_engine(value)}"
     if key in _COUNTS:
         return f"{show(value)} {_COUNTS[key]}"
     name = _name(key)
     return f"no {name}" if value is None else f"{name} {show(value)}"
+
+
+def _engine(adapter: Any) -> str:
+    """``mmdet`` of ``detection.mmdet``."""
+    return str(adapter).rpartition(".")[2]
 
 
 def dataset(name: Any) -> str:
@@ -197,6 +206,8 @@ def _phrase(key: str, published: Any, ours: Any) -> str:
     fewer = _is_number(published) and _is_number(ours) and ours < published
     if key == DATASET_KEY:
         return f"on {dataset(ours)}, not {dataset(published)}"
+    if key == TASK_KEY:
+        return f"engine {_engine(ours)}, not {_engine(published)}"
     if key in _COUNTS and ours is not None:
         if fewer:
             return f"{show(ours)} of {show(published)} {_COUNTS[key]}"

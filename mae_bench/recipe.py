@@ -73,6 +73,7 @@ def resolve(
     overrides: Sequence[str] = (),
     extra: Mapping[str, Any] | None = None,
     kind: Kind | None = None,
+    engine: str | None = None,
 ) -> Resolved:
     """Read a recipe, lay overrides over it and validate the whole against its adapter's settings.
 
@@ -80,10 +81,11 @@ def resolve(
         overrides: ``key.path=value`` with the value in YAML; a mapping replaces the one that was there.
         extra: further values by their dotted path, from options such as `--seed`.
         kind: ``pretrain`` or ``tasks`` to accept only recipes of that kind; None: both.
+        engine: what is to train, for a task with several engines; None: as the recipe says.
 
     Raises:
-        MaeBenchError: no such recipe or adapter, an unknown key, a wrong type, a missing value: one line for
-            each fault, with its dotted path and where it was written.
+        MaeBenchError: no such recipe, adapter or engine, an unknown key, a wrong type, a missing value: one
+            line for each fault, with its dotted path and where it was written.
     """
     path = find(name_or_path, kind)
     document = yamlfile.load(path, find=find)
@@ -93,6 +95,9 @@ def resolve(
     if "recipe" not in values:
         values["recipe"] = _name_of(path)
         origins["recipe"] = Origin("name of the file")
+    if engine is not None:
+        values["task"] = _with_engine(values, origins, engine)
+        origins["task"] = Origin("--engine")
     adapter_class = _adapter(values, origins)
     if kind == "pretrain" and adapter_class.needs_backbone:
         raise MaeBenchError(_other_kind(name_or_path, kind))
@@ -169,6 +174,30 @@ def _adapter(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> type[A
         entry = catalogue.entry(name)
         raise MaeBenchError(f"the adapter '{name}' of {entry.origin}: {entry.target} is no mae_bench Adapter")
     return loaded
+
+
+def _with_engine(values: Mapping[str, Any], origins: Mapping[str, Origin], engine: str) -> str:
+    """The name of the adapter that does what the recipe's `task` does on another engine."""
+    known = registry.adapters().entries
+    name = str(values.get("task"))
+    # The recipe's own engine may not be installed; asking for another one is the way out then.
+    installed = name not in known or not known[name].missing()
+    if installed and _adapter(values, origins).engine is None:
+        raise MaeBenchError(f"--engine {engine}: {values['recipe']} has one way of training alone")
+    siblings = engines(name)
+    if engine not in siblings:
+        raise MaeBenchError(
+            f"--engine {engine}: {values['recipe']} can be trained by {', '.join(siblings)}"
+            f"{near(engine, siblings)}"
+        )
+    return siblings[engine]
+
+
+def engines(task: str) -> dict[str, str]:
+    """Engine -> adapter, for all adapters that do what the adapter `task` does; whether installed or not."""
+    family = task.partition(".")[0]
+    names = registry.adapters().entries
+    return {name.partition(".")[2]: name for name in names if name.startswith(f"{family}.")}
 
 
 def describe(resolved: Resolved) -> str:

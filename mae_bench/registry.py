@@ -2,8 +2,9 @@
 
 A distribution publishes such a dict through an entry point of the group `mae_bench.adapters` or
 `mae_bench.backbones`; this project's own come in the same way. An entry may name the extras of its
-distribution that it needs: ``"downstream.detection.mmdet:MMDet [openmmlab]"``. Only the module that holds the
-dict is imported for a listing; what an entry points to is imported when it is asked for.
+distribution that it needs, ``"my_tasks:Depth [depth]"``, and a package that no index has, with the way to get
+it: ``"my_tasks:Depth [depth] + depthlab (git clone https://example.org/depthlab)"``. Only the module that
+holds the dict is imported for a listing; what an entry points to is imported when it is asked for.
 
 This module imports no torch.
 """
@@ -11,6 +12,7 @@ This module imports no torch.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 import sys
 from collections.abc import Mapping
@@ -26,7 +28,18 @@ from mae_bench.errors import MaeBenchError, near
 ADAPTER_GROUP = "mae_bench.adapters"
 BACKBONE_GROUP = "mae_bench.backbones"
 
-_ENTRY = re.compile(r"(?P<module>[\w.]+):(?P<attribute>\w+)\s*(?:\[(?P<extras>[\w\s,.-]+)\])?")
+_ENTRY = re.compile(
+    r"(?P<module>[\w.]+):(?P<attribute>\w+)\s*(?:\[(?P<extras>[\w\s,.-]+)\])?"
+    r"(?:\s*\+\s*(?P<package>\w+)\s*\((?P<way>[^()]+)\))?"
+)
+
+# Distributions that hold the same package: where one is asked for, the other in the same version will do.
+_SAME_PACKAGE = {
+    "mmcv": "mmcv-lite",
+    "mmcv-lite": "mmcv",
+    "opencv-python": "opencv-python-headless",
+    "opencv-python-headless": "opencv-python",
+}
 
 
 @dataclass(frozen=True)
@@ -37,21 +50,32 @@ class Entry:
         target: ``module:Class``.
         extras: extras of `origin` that must be installed.
         origin: the distribution that publishes the name.
+        package: a package that must be there and is on no index; None: no such thing.
+        way: how to get `package`.
     """
 
     name: str
     target: str
     extras: tuple[str, ...]
     origin: str
+    package: str | None = None
+    way: str = ""
 
     def missing(self) -> list[str]:
-        """Requirements of the extras, such as ``datasets>=3.0``, that this environment does not meet."""
-        return [need for extra in self.extras for need in _unmet(self.origin, extra)]
+        """What this environment lacks of the extras' requirements (``datasets>=3.0``), and `package`."""
+        needs = [need for extra in self.extras for need in _unmet(self.origin, extra)]
+        absent = self.package is not None and not _importable(self.package)
+        return needs + ([self.package] if self.package is not None and absent else [])
 
     @property
     def install(self) -> str:
-        """The command that installs the extras."""
-        return f'pip install "{self.origin}[{",".join(self.extras)}]"'
+        """The command that installs the extras, and the way to `package`, as far as they are missing."""
+        lines = []
+        if any(_unmet(self.origin, extra) for extra in self.extras):
+            lines.append(f'pip install "{self.origin}[{",".join(self.extras)}]"')
+        if self.package is not None and not _importable(self.package):
+            lines.append(self.way)
+        return ", then ".join(lines)
 
 
 @dataclass
@@ -181,10 +205,11 @@ def _entries(point: EntryPoint) -> list[Entry]:
     for name, text in published.items():
         match = _ENTRY.fullmatch(text.strip()) if isinstance(text, str) else None
         if match is None:
-            wanted = '"module:Class" or "module:Class [extra]"'
+            wanted = '"module:Class", "module:Class [extra]" or "module:Class [extra] + package (way)"'
             raise MaeBenchError(f"{plug_in}: the entry {name!r} should be {wanted}, not {text!r}")
         extras = tuple(part.strip() for part in (match["extras"] or "").split(",") if part.strip())
-        entries.append(Entry(str(name), f"{match['module']}:{match['attribute']}", extras, origin))
+        target = f"{match['module']}:{match['attribute']}"
+        entries.append(Entry(str(name), target, extras, origin, match["package"], match["way"] or ""))
     return entries
 
 
@@ -234,7 +259,19 @@ def _unmet(origin: str, extra: str) -> list[str]:
 
 
 def _installed(need: Any) -> bool:
+    for name in (need.name, _SAME_PACKAGE.get(need.name)):
+        try:
+            if name is not None and need.specifier.contains(version(name), prereleases=True):
+                return True
+        except PackageNotFoundError:
+            continue
+    return False
+
+
+def _importable(package: str) -> bool:
+    """Whether there is such a package; a folder of that name without modules, such as a checkout, is none."""
     try:
-        return bool(need.specifier.contains(version(need.name), prereleases=True))
-    except PackageNotFoundError:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
         return False
+    return spec is not None and spec.origin is not None

@@ -96,6 +96,8 @@ class Result(Settings):
     schema_version: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)
     task: str
     """Name of the task, for example ``imagenet-finetune``."""
+    engine: str | None = None
+    """What trained, as ``--engine`` names it; null for a task that has one way alone."""
     recipe: str
     """Name of the recipe that was run, for example ``demo/imagenet-finetune``."""
     recipe_hash: str

@@ -321,6 +321,7 @@ class Run:
         values: dict[str, Any] = {
             "schema": 1,
             "task": self.adapter.task,
+            "engine": self.adapter.engine,
             "recipe": self.config.recipe,
             "protocol": self.config.protocol or self.config.recipe,
             "recipe_hash": settings.recipe_hash(self.config),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -84,9 +84,11 @@ def installed(folder: Path) -> Iterator[Site]:
         sys.path.remove(str(folder))
         registry.forget()
         for name in set(sys.modules) - before:
+            path = getattr(sys.modules[name], "__path__", [])
+            # torch.classes answers every name, with what is no list.
             places = [
                 getattr(sys.modules[name], "__file__", None),
-                *getattr(sys.modules[name], "__path__", []),
+                *(path if isinstance(path, Iterable) else []),
             ]
             if any(str(place).startswith(str(folder)) for place in places):
                 del sys.modules[name]

@@ -89,6 +89,12 @@ def test_it_answers_without_torch(arguments: list[str], status: int, tmp_path: P
         (["check", "imagenet-finetune", "--backbone", "nowhere/run"], "error: backbone 'nowhere/run': there is no such folder"),
         (["pretrain", "--recipe", "imagenet-knn"],
          "error: 'imagenet-knn' is a downstream task: mae-bench run --task imagenet-knn --backbone ..."),
+        (["run", "--task", "demo/coco", "--engine", "mmdt", "--backbone", "random:x"],
+         "error: --engine mmdt: demo/coco can be trained by detectron2, mmdet, torchvision; did you mean 'mmdet'?"),
+        (["run", "--task", "imagenet-knn", "--engine", "mmdet", "--backbone", "random:x"],
+         "error: --engine mmdet: imagenet-knn has one way of training alone"),
+        (["check", "--engine", "mmdet", "--backbone", "random:x"],
+         "error: --engine mmdet trains a recipe, and none is named"),
         (["visualize", "nowhere"], "error: nowhere is not a run folder (no config.yaml in it)"),
     ],
 )  # fmt: skip
@@ -157,12 +163,12 @@ def invoke(*arguments: str) -> Any:
 def test_run_hands_everything_on(calls: list[Any]) -> None:
     done = invoke(
         "run", "--task", "t", "--backbone", "timm:x", "--data-root", "d", "a.b=1", "--runs", "r", "--seed", "3",
-        "--name", "n", "--force", "c=2",
+        "--name", "n", "--force", "--engine", "mmdet", "c=2",
     )  # fmt: skip
     assert done.exit_code == 0
     assert calls == [
         ("run", ("t", "timm:x", ["a.b=1", "c=2"]),
-         {"data_root": "d", "runs_root": "r", "seed": 3, "name": "n", "force": True}),
+         {"engine": "mmdet", "data_root": "d", "runs_root": "r", "seed": 3, "name": "n", "force": True}),
     ]  # fmt: skip
 
 
@@ -182,13 +188,15 @@ def test_the_verbs_that_answer(calls: list[Any]) -> None:
     assert invoke("table", "mae-table3", "--format", "csv", "--runs", "r").stdout == "| a |\n"
     assert invoke("demo").stdout == "| d |\nc.png\n"
     assert calls == [
-        ("check", ("p", "b", ["k=1"]), {"report": None, "data_root": "data", "runs_root": "runs"}),
-        ("check", (None, "b", ()), {"report": "r.json", "data_root": "data", "runs_root": "runs"}),
+        ("check", ("p", "b", ["k=1"]),
+         {"engine": None, "report": None, "data_root": "data", "runs_root": "runs"}),
+        ("check", (None, "b", ()),
+         {"engine": None, "report": "r.json", "data_root": "data", "runs_root": "runs"}),
         ("visualize", ("runs/x", ["one.png"], 3), {"data_root": "data"}),
         ("judge", ("runs/y",), {"data_root": "data"}),
         ("table", ("mae-table3",), {"runs_root": "r", "format": "csv"}),
-        ("demo", (), {"data_root": "data", "runs_root": "runs", "format": "terminal"}),
-    ]
+        ("demo", (), {"data_root": "data", "runs_root": "runs", "format": "terminal", "engines": False}),
+    ]  # fmt: skip
 
 
 class StoppedError(MaeBenchError):

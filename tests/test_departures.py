@@ -24,6 +24,7 @@ def records(*triples: tuple[str, Any, Any]) -> list[DeviationRecord]:
         (("train.batch", 1024, 64), "batch 64 of 1024"),
         (("train.batch", 1024, 4096), "batch 4096 (published 1024)"),
         (("data.name", "imagenet-1k", "generated/shapes"), "on generated/shapes, not ImageNet-1K"),
+        (("task", "detection.torchvision", "detection.mmdet"), "engine mmdet, not torchvision"),
         (("data.classes", 1000, 10), "10 of 1000 classes"),
         (("data.image_size", [224, 224], [32, 32]), "image size 32 x 32 (published 224 x 224)"),
         (("optim.blr", 5e-4, 1e-6), "base learning rate 1e-6 (published 0.0005)"),

@@ -15,7 +15,13 @@ ENGINES = {"mmcv", "mmdet", "mmengine", "mmseg", "detectron2"}
 # What the command line must not import to answer at once.
 HEAVY = {"torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "matplotlib", "PIL"}
 # family -> families it may import.
-ALLOWED = {"robustness": {"classification"}}
+ALLOWED = {
+    "robustness": {"classification"},
+    "detection": {"openmmlab"},
+    "segmentation": {"openmmlab"},
+}
+# The folders that may name an engine at all.
+ENGINE_FOLDERS = ("openmmlab", "detection/mmdet", "detection/detectron2", "segmentation/mmseg")
 
 SOURCES = sorted(path for top in ("mae_bench", "downstream") for path in (ROOT / top).rglob("*.py"))
 PYTHON = sorted({*SOURCES, *(path for top in ("tests", "benchmarks") for path in (ROOT / top).rglob("*.py"))})
@@ -111,6 +117,12 @@ def test_no_family_imports_another() -> None:
 
 def test_engines_are_imported_only_inside_functions() -> None:
     assert offences(SOURCES, ENGINES, at_import=True) == []
+
+
+def test_engines_are_imported_only_in_their_own_files() -> None:
+    homes = [ROOT / "downstream" / folder for folder in ENGINE_FOLDERS]
+    others = [path for path in SOURCES if not any(path.is_relative_to(home) for home in homes)]
+    assert offences(others, ENGINES) == []
 
 
 def test_no_file_is_called_utils() -> None:

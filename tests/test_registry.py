@@ -74,10 +74,10 @@ def test_a_name_published_twice_names_both_and_spoils_no_other(site: Site) -> No
         ),
         ("1 / 0", "cannot be loaded: ZeroDivisionError: division by zero"),
         ("TASKS = ['toy']", 'should be a dict of name -> "module:Class", not list'),
-        ("TASKS = {'a': 3}", """: the entry 'a' should be "module:Class" or "module:Class [extra]", not 3"""),
+        ("TASKS = {'a': 3}", """: the entry 'a' should be "module:Class", "module:Class [extra]" or "module:Class [extra] + package (way)", not 3"""),
         (
             "TASKS = {'a': 'm.C'}",
-            """: the entry 'a' should be "module:Class" or "module:Class [extra]", not 'm.C'""",
+            """: the entry 'a' should be "module:Class", "module:Class [extra]" or "module:Class [extra] + package (way)", not 'm.C'""",
         ),
     ],
 )
@@ -96,7 +96,7 @@ def test_an_unknown_name_answers_with_near_ones(site: Site) -> None:
     site.toy()
     assert refusal("toy.pickey").startswith("unknown adapter 'toy.pickey'; did you mean 'toy.picky'?")
     assert refusal("zzz").startswith(
-        "unknown adapter 'zzz'; known: detection.torchvision, imagenet.finetune, "
+        "unknown adapter 'zzz'; known: detection.detectron2, detection.mmdet, detection.torchvision, "
     )
 
 

@@ -26,6 +26,7 @@ class Segmentation(TrainedAdapter[SegmentationConfig]):
     """Trains a head with the backbone, or on the frozen one; mIoU of the last step's weights."""
 
     task = "segmentation"
+    engine: ClassVar[str | None] = "native"
     metrics: ClassVar[Mapping[str, Metric]] = {
         "miou": Metric("%", label="mean IoU"),
         "macc": Metric("%", label="mean accuracy of classes"),
