@@ -45,9 +45,9 @@ def demo(
 ) -> DemoReport:
     """Pretrain on the generated world; transfer the backbone, its untrained twin and a ConvNeXt; tabulate.
 
-    With `engines` the dense tasks are trained once more by each other engine that is installed; what is not
-    installed is named, with the way to get it. An interrupted demo goes on where it was; a finished one prints
-    its table again.
+    With `engines` the dense tasks are trained once more by each other engine that is installed; what is
+    not installed is named, with the way to get it. An interrupted demo goes on where it was; a finished one
+    prints its table again.
     """
     began = time.monotonic()
     screen.say(

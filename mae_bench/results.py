@@ -130,7 +130,8 @@ class Result(Settings):
     precision: str
     """``bf16``, ``fp16`` or ``fp32``, as it was in fact."""
     hardware: dict[str, Any]
-    """Device, its kind, number of processes, cores, threads."""
+    """Device, its kind, number of processes, cores, threads, and the peak of memory in GiB: of tensors on a
+    GPU, of the main process on a CPU."""
     wall_clock_s: NonNegative
     """Seconds of work, earlier parts of a resumed run included."""
     versions: dict[str, str]

@@ -1,0 +1,1 @@
+"""The tests; a package of its own, since a wheel that is installed with mmsegmentation brings a `tests` too."""
