@@ -21,6 +21,9 @@ ADAPTERS: dict[str, str] = {
     "imagenet.linear": "downstream.classification.linear:Linear",
     "imagenet.partial": "downstream.classification.partial:Partial",
     "imagenet.scratch": "downstream.classification.scratch:Scratch",
+    "native.detectron2": f"downstream.detection.detectron2.native:Detectron2Native {_DETECTRON2}",
+    "native.mmdet": "downstream.detection.mmdet.native:MMDetNative [openmmlab]",
+    "native.mmseg": "downstream.segmentation.mmseg.native:MMSegNative [openmmlab]",
     "segmentation.mmseg": "downstream.segmentation.mmseg.task:MMSeg [openmmlab]",
     "segmentation.native": "downstream.segmentation.task:Segmentation",
 }

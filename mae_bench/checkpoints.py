@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,22 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     Raises:
         MaeBenchError: the disk is full or not writable; the checkpoints already there are untouched.
     """
+    return put(folder, step, lambda path: torch.save(state, path), keep)
+
+
+def put(folder: Path, step: int, write: Callable[[Path], None], keep: int) -> Path:
+    """As `save`, where `write` fills the file that becomes the checkpoint.
+
+    Raises:
+        MaeBenchError: as `save`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=folder, prefix=".writing-", suffix=".pt")
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
-            file.flush()
+        os.close(handle)
+        write(temporary)
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         target = folder / f"step-{step:08d}-{sha256_file(temporary)[:16]}.pt"
         os.replace(temporary, target)
@@ -77,12 +87,24 @@ def load_newest(folder: Path, device: torch.device | str = "cpu") -> dict[str, A
     Raises:
         MaeBenchError: there are checkpoints and none is intact.
     """
+    path = newest_intact(folder)
+    if path is None:
+        return None
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return state
+
+
+def newest_intact(folder: Path) -> Path | None:
+    """The file of the newest checkpoint that is intact; see `load_newest`.
+
+    Raises:
+        MaeBenchError: as `load_newest`.
+    """
     candidates = listed(folder)
     for _, path in candidates:
         match = _NAME.fullmatch(path.name)
         if match is not None and sha256_file(path).startswith(match[2]):
-            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-            return state
+            return path
         screen.warn(f"{path} is damaged (its content does not match its digest); trying the one before")
     if candidates:
         raise MaeBenchError(

@@ -441,7 +441,8 @@ class Run:
         won = {
             path.name
             for path in self.folder.iterdir()
-            if path.name not in ("config.yaml", ".lock") and not path.name.endswith("_report.json")
+            if path.name not in ("config.yaml", ".lock")
+            and not path.name.endswith(("_report.json", "_config.py", "_config.yaml"))
         }
         if self._lock is not None and not won:
             shutil.rmtree(self.folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,23 +60,41 @@ def label_all(
     Images go through the model one by one and counts are whole numbers, so the scores are the same for any
     number of processes.
     """
-    label = Labeller(model, data, run)
-    confusion = Confusion(len(images.source.classes))
-    done = 0
+    label, judged = Labeller(model, data, run), Judged(images, data, run, folder)
     with screen.progress("segmenting", -(-len(images) // run.world), "images") as work:
         for batch in evaluation_batches(
             images, batch=1, rank=run.rank, world=run.world, workers=data.workers
         ):
-            found = label(batch["image"][0])
-            confusion.add(found, batch["target"][0])
-            save_labels(found, folder / f"{images.source.stem(int(batch['index'][0]))}.png", data)
-            done += 1
+            judged.add(int(batch["index"][0]), label(batch["image"][0]), batch["target"][0])
             work.advance()
-    total = int(run.sum(torch.tensor(done)))
-    if total != len(images):
-        raise RuntimeError(f"segmented {total} of {len(images)} images")
     run.note_unreadable(images)
-    return Confusion(confusion.classes, run.sum(confusion.counts))
+    return judged.confusion()
+
+
+class Judged:
+    """Label maps of a process as they come, saved below `folder` and counted."""
+
+    def __init__(self, images: SegmentationDataset, data: SegmentationData, run: Run, folder: Path) -> None:
+        self.images, self.data, self.run, self.folder = images, data, run, folder
+        self.counted = Confusion(len(images.source.classes))
+        self.done = 0
+
+    def add(self, index: int, found: Tensor, target: Tensor) -> None:
+        """Take the classes ``(h, w)`` that were found for an image, and those of the truth."""
+        self.counted.add(found, target)
+        save_labels(found, self.folder / f"{self.images.source.stem(index)}.png", self.data)
+        self.done += 1
+
+    def confusion(self) -> Confusion:
+        """The counts of all processes together; each image must have come once.
+
+        Raises:
+            RuntimeError: there were more or fewer.
+        """
+        total = int(self.run.sum(torch.tensor(self.done)))
+        if total != len(self.images):
+            raise RuntimeError(f"segmented {total} of {len(self.images)} images")
+        return Confusion(self.counted.classes, self.run.sum(self.counted.counts))
 
 
 def save_labels(labels: Tensor, path: Path, data: SegmentationData) -> Path:
@@ -106,12 +124,14 @@ def draw_saved(source: SegmentationSource, folder: Path, count: int, path: Path)
     return _save(rows, path)
 
 
-def draw_files(label: Labeller, files: Sequence[str], classes: ClassList, path: Path) -> Path:
-    """Predictions on image files of one's own."""
+def draw_files(
+    label: Callable[[Tensor], Tensor], files: Sequence[str], classes: ClassList, path: Path, channels: int = 3
+) -> Path:
+    """Predictions on image files of one's own, of so many channels; for `label` see `Labeller`."""
     rows = []
     for file in files:
         try:
-            image = decode(Path(file).read_bytes(), label.data.channels)
+            image = decode(Path(file).read_bytes(), channels)
         except (UnreadableImageError, OSError) as error:
             raise MaeBenchError(f"{file} cannot be read as an image: {error}") from None
         rows.append(comparison(image, None, label(image).cpu(), classes))

@@ -33,6 +33,14 @@ class Logits(NamedTuple):
     auxiliary: Tensor | None
 
 
+class Body(NamedTuple):
+    """What lies under the heads: ``dense(images, blocks)`` gives maps of `widths` channels."""
+
+    dense: DenseViT | Stages
+    blocks: list[int]
+    widths: list[int]
+
+
 def build(backbone: Backbone, classes: int, config: SegmenterSettings, canvas: tuple[int, int]) -> Segmenter:
     """The segmenter of a recipe over `backbone`, which becomes part of it.
 
@@ -45,6 +53,12 @@ def build(backbone: Backbone, classes: int, config: SegmenterSettings, canvas: t
     Raises:
         MaeBenchError: a block that the backbone does not have; a crop that its patches do not fit into.
     """
+    dense, blocks, widths = build_body(backbone, config, canvas)
+    return Segmenter(dense, blocks, widths, classes, config)
+
+
+def build_body(backbone: Backbone, config: SegmenterSettings, canvas: tuple[int, int]) -> Body:
+    """The part of `build` that is the backbone, for heads of whatever making."""
     blocks = _blocks(config, backbone)
     height, width = backbone.patch_size
     least = 1 if backbone.hierarchical else 2
@@ -76,7 +90,7 @@ def build(backbone: Backbone, classes: int, config: SegmenterSettings, canvas: t
         backbone.freeze_after(max(blocks))
     if config.freeze:
         backbone.freeze("all")
-    return Segmenter(dense, blocks, widths, classes, config)
+    return Body(dense, blocks, widths)
 
 
 def _blocks(config: SegmenterSettings, backbone: Backbone) -> list[int]:

@@ -110,11 +110,12 @@ class Segmentation(TrainedAdapter[SegmentationConfig]):
         micro = run.fact("micro_batch")
         together = micro * run.world
         run.record(details={"batch_norm_images": together})
-        if together != self.config.train.batch:
+        batch = run.fact("batch")
+        if together != batch:
             run.record(
                 notes=[
                     f"Batch norm took its statistics from {together} images at a time, not from the batch of "
-                    f"{self.config.train.batch}."
+                    f"{batch}."
                 ]
             )
 
@@ -152,5 +153,5 @@ class Segmentation(TrainedAdapter[SegmentationConfig]):
         source = self.val_set(run).source
         if not images:
             return [str(draw_saved(source, run.folder / PREDICTIONS, count, path))]
-        model = load_trained(self.model(self.backbone(run), run), run)
-        return [str(draw_files(Labeller(model, self.config.data, run), images, source.class_list, path))]
+        label = Labeller(load_trained(self.model(self.backbone(run), run), run), self.config.data, run)
+        return [str(draw_files(label, images, source.class_list, path, self.config.data.channels))]

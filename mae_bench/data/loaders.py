@@ -195,7 +195,7 @@ def _load(
         num_workers=workers,
         collate_fn=_as_it_is,  # type: ignore[arg-type]
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_signals_to_parent if workers else None,
+        worker_init_fn=leave_signals_to_parent if workers else None,
         # Fork shares images held in memory, and starts at once. Other systems than Linux choose themselves.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         generator=torch.Generator(),  # else torch draws a seed from the global generator of the run
@@ -216,7 +216,7 @@ def _close_all() -> None:
 
 
 def _batches(loader: DataLoader[dict[str, Any]], dataset: Samples) -> Batches:
-    with _clear_errors():
+    with clear_errors():
         with warnings.catch_warnings():
             # Python 3.12 warns of forking beside threads. Loader processes use none of the parent's.
             warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
@@ -233,7 +233,8 @@ def _batches(loader: DataLoader[dict[str, Any]], dataset: Samples) -> Batches:
 
 
 @contextmanager
-def _clear_errors() -> Iterator[None]:
+def clear_errors() -> Iterator[None]:
+    """Tell in a sentence when a loader process died."""
     try:
         yield
     except RuntimeError as error:
@@ -245,7 +246,7 @@ def _clear_errors() -> Iterator[None]:
         ) from error
 
 
-def _leave_signals_to_parent(worker: int) -> None:
+def leave_signals_to_parent(worker: int) -> None:
     """Let the parent end in order on Ctrl-C or on a scheduler's SIGTERM to the whole group.
 
     Loader processes outlive the first SIGTERM, so that the parent can still save; the second ends them, and
