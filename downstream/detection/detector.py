@@ -10,15 +10,11 @@ from torch import Tensor, nn
 
 from downstream.detection.layers import ChannelNorm
 from downstream.detection.proposals import Proposals
-from downstream.detection.pyramid import SimplePyramid, TopDownPyramid, strides_around
 from downstream.detection.regions import RegionHeads
 from downstream.detection.settings import DetectorSettings
+from downstream.detection.trunk import build_trunk, maps_of
 from mae_bench.augment import normalise
 from mae_bench.backbones import Backbone
-from mae_bench.backbones.dense import DenseViT, quarters
-from mae_bench.backbones.hierarchical import HierarchicalBackbone
-from mae_bench.backbones.others import FlatBackbone
-from mae_bench.backbones.plain import PlainBackbone
 from mae_bench.errors import MaeBenchError
 from mae_bench.norms import synchronised
 
@@ -43,11 +39,7 @@ def build(
         MaeBenchError: the stride of p5 does not divide the canvas; patches are not square; there is no such
             block.
     """
-    if isinstance(backbone, HierarchicalBackbone):
-        body, pyramid, blocks, strides = _over_hierarchical(backbone, config, canvas)
-    else:
-        assert isinstance(backbone, PlainBackbone | FlatBackbone)
-        body, pyramid, blocks, strides = _over_plain(backbone, config, canvas)
+    trunk = build_trunk(backbone, config, canvas)
     heads = RegionHeads
     if config.heads.cascade:
         from downstream.detection.cascade import CascadeHeads
@@ -55,84 +47,14 @@ def build(
         heads = CascadeHeads
     channels, norm = config.pyramid.channels, config.pyramid.norm
     detector = Detector(
-        body,
-        pyramid,
-        Proposals(config.proposals, channels, strides),
-        heads(config.heads, classes, channels, strides[:4], norm),
-        blocks=blocks,
+        trunk.body,
+        trunk.pyramid,
+        Proposals(config.proposals, channels, trunk.strides),
+        heads(config.heads, classes, channels, trunk.strides[:4], norm),
+        blocks=trunk.blocks,
         canvas=canvas,
     )
     return cast(Detector, synchronised(detector)) if norm == "batch" else detector
-
-
-Parts = tuple[nn.Module, nn.Module, list[int], list[float]]
-"""Backbone, pyramid, the blocks it takes, and the strides of p2 to p6."""
-
-
-def _over_plain(
-    backbone: PlainBackbone | FlatBackbone, config: DetectorSettings, canvas: tuple[int, int]
-) -> Parts:
-    height, width = backbone.patch_size
-    if height != width:
-        raise MaeBenchError(
-            f"{backbone.spec} has patches of {height}x{width} pixels; detection needs square ones"
-        )
-    strides = strides_around(width)
-    _check_canvas(canvas, strides[3], backbone.spec)
-    attention, pyramid = config.attention, config.pyramid
-    depth, channels = backbone.depth, pyramid.channels
-    if pyramid.kind == "simple":
-        blocks = [depth - 1]
-        neck: nn.Module = SimplePyramid(backbone.width, channels, pyramid.norm)
-    else:
-        blocks = quarters(depth) if pyramid.blocks == "quarters" else list(pyramid.blocks)
-        if len(blocks) != 4 or max(blocks) != depth - 1:
-            raise MaeBenchError(
-                f"model.pyramid.blocks: {blocks} should be four blocks of {backbone.spec}, the last of them "
-                f"{depth - 1}: no block may be left without use"
-            )
-        neck = TopDownPyramid([backbone.width] * 4, channels, pyramid.norm, rescaled=True)
-    everywhere = [] if attention.window is None else attention.global_blocks
-    body = DenseViT(
-        backbone,
-        window=attention.window,
-        global_blocks=quarters(depth) if everywhere == "quarters" else everywhere,
-        window_padding=attention.window_padding,
-        relative="decomposed" if attention.relative_positions else "none",
-        grid=(canvas[0] // height, canvas[1] // width),
-        prefix_tokens=attention.prefix_tokens,
-        resample="each_time",
-        final_norm=False,
-        checkpointing=config.checkpointing,
-    )
-    return body, neck, blocks, strides
-
-
-def _over_hierarchical(
-    backbone: HierarchicalBackbone, config: DetectorSettings, canvas: tuple[int, int]
-) -> Parts:
-    strides = strides_around(backbone.strides[2])
-    if list(backbone.strides) != strides[:4]:
-        raise MaeBenchError(
-            f"{backbone.spec} has maps of strides {list(backbone.strides)}; a pyramid needs four, each twice "
-            "the one before"
-        )
-    _check_canvas(canvas, strides[3], backbone.spec)
-    backbone.remove_norm()
-    # Detection trains on few images at once.
-    backbone.fix_statistics()
-    if config.checkpointing:
-        backbone.checkpoint_activations()
-    neck = TopDownPyramid(backbone.widths, config.pyramid.channels, config.pyramid.norm, rescaled=False)
-    return backbone, neck, [], strides
-
-
-def _check_canvas(canvas: tuple[int, int], stride: float, spec: str) -> None:
-    if any(side % stride for side in canvas):
-        raise MaeBenchError(
-            f"data.image_size: {canvas[0]}x{canvas[1]} is not divisible by {stride:g}, the stride of the "
-            f"coarsest map over {spec}"
-        )
 
 
 class Detector(nn.Module):
@@ -199,9 +121,7 @@ class Detector(nn.Module):
     def features(self, images: Sequence[Tensor]) -> list[Tensor]:
         """The five levels (B, C, h, w) of the pyramid."""
         batch = self._padded(images)
-        body = self.body
-        maps = body.pyramid(batch) if isinstance(body, HierarchicalBackbone) else body(batch, self.blocks)
-        levels: list[Tensor] = self.pyramid(maps)
+        levels: list[Tensor] = self.pyramid(maps_of(self.body, self.blocks, batch))
         return levels
 
     def _padded(self, images: Sequence[Tensor]) -> Tensor:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from downstream.detection.dataset import CocoSource, DetectionDataset
 from downstream.detection.jitter import resize_for_test
-from downstream.detection.judge import Scores, judge_file
+from downstream.detection.judge import KINDS, Scores, judge_file
 from downstream.detection.pictures import draw, sheet
 from downstream.detection.predictions import Collector, read_detections, to_records
+from downstream.detection.records import Record
 from mae_bench import screen
 from mae_bench.data import UnreadableImageError, decode, evaluation_batches
 from mae_bench.errors import MaeBenchError
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from downstream.detection.settings import DetectionData
     from downstream.detection.task import Detection
     from mae_bench.run import Run
+
+Finder = Callable[[Tensor], list[Record]]
+"""Finds the objects of an image, uint8 (C, h, w): COCO's records, in its pixels."""
 
 
 @torch.no_grad()
@@ -58,9 +62,9 @@ def detect(model: nn.Module, images: DetectionDataset, data: DetectionData, run:
     return collector.finish()
 
 
-def score(source: CocoSource, detections: Path, run: Run) -> Scores:
+def score(source: CocoSource, detections: Path, run: Run, kinds: Sequence[str] = KINDS) -> Scores:
     """AP of a file of detections; the main process judges, every process gets the same numbers."""
-    scores = judge_file(source.annotation_file, detections) if run.is_main else None
+    scores = judge_file(source.annotation_file, detections, kinds=kinds) if run.is_main else None
     metrics, per_class = run.share((scores.metrics, scores.per_class) if scores is not None else None)
     return Scores(metrics, per_class)
 
@@ -88,25 +92,41 @@ def draw_saved(source: CocoSource, detections: Path, count: int, path: Path) -> 
     return _save(rows, path)
 
 
-@torch.no_grad()
-def draw_files(adapter: Detection, run: Run, files: Sequence[str], path: Path) -> Path:
-    """The model's detections on image files of one's own."""
-    model = trained(adapter, run)
-    data = adapter.config.data
+def draw_files(
+    find: Finder, files: Sequence[str], categories: Sequence[Record], path: Path, *, channels: int
+) -> Path:
+    """Detections on image files of one's own.
+
+    Args:
+        categories: ``id`` and ``name`` of each.
+        channels: of the images, see `mae_bench.data.decode`.
+    """
     rows = []
     for file in files:
         try:
-            image = decode(Path(file).read_bytes(), data.channels)
+            image = decode(Path(file).read_bytes(), channels)
         except (UnreadableImageError, OSError) as error:
             raise MaeBenchError(f"{file}: cannot be read as an image: {error}") from None
+        rows.append(draw(image, None, find(image), categories))
+    return _save(rows, path)
+
+
+def finder(adapter: Detection, run: Run) -> Finder:
+    """What finds objects with the weights that the run reported."""
+    model = trained(adapter, run)
+    data = adapter.config.data
+    categories = adapter.source(run).categories
+
+    @torch.no_grad()
+    def find(image: Tensor) -> list[Record]:
         size = int(image.shape[1]), int(image.shape[2])
         resized = resize_for_test(image, data.evaluation)
         shape = int(resized.shape[1]), int(resized.shape[2])
         with run.autocast():
             found = model([resized.to(run.device)], None)[0]
-        categories = adapter.source(run).categories
-        rows.append(draw(image, None, to_records(found, 0, categories, shape, size), categories))
-    return _save(rows, path)
+        return to_records(found, 0, categories, shape, size)
+
+    return find
 
 
 def trained(adapter: Detection, run: Run) -> nn.Module:

@@ -97,19 +97,52 @@ def to_records(
     scores, labels = detections["scores"].tolist(), detections["labels"].tolist()
     records = []
     for index in ((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])).nonzero()[:, 0].tolist():
-        x0, y0, x1, y1 = boxes[index].tolist()
         canvas = torch.zeros(original_size, dtype=torch.uint8)  # one at a time: they may be large
         _paste_one(canvas, masks[index], boxes[index])
-        records.append(
-            {
-                "image_id": int(image_id),
-                "category_id": int(categories[labels[index] - 1]["id"]),
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "score": scores[index],
-                "segmentation": _encode(canvas),
-            }
-        )
+        category = categories[labels[index] - 1]
+        records.append(_record(image_id, category, boxes[index], scores[index], _encode(canvas)))
     return records
+
+
+def pasted_records(
+    detections: Mapping[str, Tensor],
+    image_id: int,
+    categories: Sequence[Mapping[str, Any]],
+    size: Size | None = None,
+) -> list[Record]:
+    """As `to_records`, of detections that are in the pixels of the original image already.
+
+    Boxes are cut at the image's edges, and left out if nothing remains.
+
+    Args:
+        detections: `boxes` ``(n, 4)``, `scores` ``(n,)``, `labels` ``(n,)`` from 1 on and `masks`, bool
+            ``(n, height, width)``; or no masks, and then the records have none.
+        size: height and width of the image, which masks tell too.
+    """
+    masks = detections["masks"].cpu() if "masks" in detections else None
+    if masks is not None:
+        size = int(masks.shape[1]), int(masks.shape[2])
+    assert size is not None
+    boxes = _rescaled(detections["boxes"].float().cpu(), size, size)
+    scores, labels = detections["scores"].tolist(), detections["labels"].tolist()
+    records = []
+    for index in ((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])).nonzero()[:, 0].tolist():
+        outline = None if masks is None else _encode(masks[index].to(torch.uint8))
+        records.append(_record(image_id, categories[labels[index] - 1], boxes[index], scores[index], outline))
+    return records
+
+
+def _record(
+    image_id: int, category: Mapping[str, Any], box: Tensor, score: float, outline: dict[str, Any] | None
+) -> Record:
+    x0, y0, x1, y1 = box.tolist()
+    return {
+        "image_id": int(image_id),
+        "category_id": int(category["id"]),
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "score": score,
+        **({} if outline is None else {"segmentation": outline}),
+    }
 
 
 def _rescaled(boxes: Tensor, input_size: Size, original_size: Size) -> Tensor:

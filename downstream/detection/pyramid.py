@@ -80,7 +80,7 @@ class TopDownPyramid(nn.Module):
 
     def __init__(self, widths: Sequence[int], channels: int, norm: Norm, *, rescaled: bool) -> None:
         super().__init__()
-        self.rescale = _keeping_width(widths[0]) if rescaled else nn.ModuleList()
+        self.rescale = keeping_width(widths[0]) if rescaled else nn.ModuleList()
         self.lateral = nn.ModuleList(
             ConvNorm(width, channels, 1, norm=norm, fill="xavier") for width in widths
         )
@@ -98,7 +98,7 @@ class TopDownPyramid(nn.Module):
         return [*levels, _every_other(levels[-1])]
 
 
-def _keeping_width(width: int) -> nn.ModuleList:
+def keeping_width(width: int) -> nn.ModuleList:
     """The changes of size of arXiv:2111.11429; transposed convolutions drawn by fan-in (LeCun)."""
     quadruple = nn.Sequential()
     quadruple.add_module("first", nn.ConvTranspose2d(width, width, 2, stride=2))

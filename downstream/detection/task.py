@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from downstream.detection.settings import DetectionConfig
-from mae_bench.adapter import Batch, Metric, TrainedAdapter
+from downstream.detection.judged import JudgedDetection
+from downstream.detection.settings import DetectionConfig, DetectionData
+from mae_bench.adapter import Batch, TrainedAdapter
 from mae_bench.errors import MaeBenchError
 from mae_bench.published import notice_departures, notice_other_size, other_size
 
@@ -16,50 +16,21 @@ if TYPE_CHECKING:
 
     from downstream.detection.dataset import CocoSource, DetectionDataset
     from downstream.detection.detector import Detector
+    from downstream.detection.evaluation import Finder
     from mae_bench.backbones import Backbone
     from mae_bench.run import Run
 
-DETECTIONS_FILE = "detections.json"
-PICTURE_FILE = "detections.png"
 
-
-def _metrics() -> dict[str, Metric]:
-    """The twelve numbers of COCO for boxes, and for masks; both headlines first."""
-    named = {
-        "ap": "AP",
-        "ap50": "AP at IoU 0.5",
-        "ap75": "AP at IoU 0.75",
-        "ap_small": "AP of small objects",
-        "ap_medium": "AP of medium objects",
-        "ap_large": "AP of large objects",
-        "ar1": "AR with 1 detection",
-        "ar10": "AR with 10 detections",
-        "ar100": "AR with 100 detections",
-        "ar_small": "AR of small objects",
-        "ar_medium": "AR of medium objects",
-        "ar_large": "AR of large objects",
-    }
-    every = {
-        f"{kind}_{name}": Metric(
-            "%", label=f"{kind} {label}", optional=name.endswith(("small", "medium", "large"))
-        )
-        for kind in ("box", "mask")
-        for name, label in named.items()
-    }
-    first = {name: every[name] for name in ("box_ap", "mask_ap")}
-    return first | every
-
-
-def _headlines_first(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: metrics[name] for name in Detection.metrics if name in metrics}
-
-
-class Detection(TrainedAdapter[DetectionConfig]):
+class Detection(JudgedDetection[DetectionConfig], TrainedAdapter[DetectionConfig]):
     """Trains Mask R-CNN end to end; box and mask AP of the last step's weights (ViTDet, arXiv:2203.16527)."""
 
-    task = "detection"
-    metrics: ClassVar[Mapping[str, Metric]] = _metrics()
+    engine: ClassVar[str | None] = "torchvision"
     Config: ClassVar[type[DetectionConfig]] = DetectionConfig
+
+    @property
+    def data(self) -> DetectionData:
+        """The dataset."""
+        return self.config.data
 
     def backbone(self, run: Run) -> Backbone:
         """The backbone at the size of its weights, a plain ViT or a hierarchical one.
@@ -88,12 +59,6 @@ class Detection(TrainedAdapter[DetectionConfig]):
             run.record(details={"detector": {"file": self.config.detector, "digest": report.digest_after}})
         return model
 
-    def source(self, run: Run) -> CocoSource:
-        """The validation split."""
-        from downstream.detection.dataset import open_split
-
-        return open_split(self.config.data, "val", run.data_root)
-
     def train_set(self, run: Run) -> DetectionDataset:
         """The training images, jittered in scale; the validation annotations are read too."""
         from downstream.detection.dataset import train_dataset
@@ -118,40 +83,29 @@ class Detection(TrainedAdapter[DetectionConfig]):
     def evaluate(self, model: nn.Module, run: Run) -> dict[str, float]:
         """Box and mask AP on the validation images; detections are left in `detections.json`."""
         from downstream.detection.dataset import val_dataset
-        from downstream.detection.evaluation import detect, score
+        from downstream.detection.evaluation import detect
 
         images = val_dataset(self.config.data, run.data_root)
-        self._record(images, run)
-        detections = detect(model, images, self.config.data, run)
-        scores = score(images.source, detections, run)
-        run.record(details={"per_class": scores.per_class})
-        return _headlines_first(scores.metrics)
+        self.record_data(images.source, run)
+        return self.scored(images.source, detect(model, images, self.config.data, run), run)
 
-    def _record(self, images: DetectionDataset, run: Run) -> None:
+    def record_data(self, source: CocoSource, run: Run) -> None:
+        """Put on record what is judged and which weights; `source` are the validation images."""
         facts: dict[str, Any] = {
             "name": self.config.data.name,
-            "val_images": len(images),
-            "classes": len(images.source.classes),
+            "val_images": len(source),
+            "classes": len(source.classes),
         }
         if self.config.evaluate_only:
-            run.record(dataset={**facts, "fingerprint": images.source.fingerprint(), "train_images": 0})
+            run.record(dataset={**facts, "fingerprint": source.fingerprint(), "train_images": 0})
             run.record(selection=f"as given: {self.config.detector}")
         else:
             from downstream.detection.dataset import open_split
             from mae_bench.data import joint_fingerprint
 
             train = open_split(self.config.data, "train", run.data_root)
-            run.record(dataset={**facts, "fingerprint": joint_fingerprint(train, images.source)})
+            run.record(dataset={**facts, "fingerprint": joint_fingerprint(train, source)})
             run.record(selection="last step (no step was chosen by its AP)")
-
-    def judge(self, run: Run) -> dict[str, float]:
-        """AP of the detections in the run's folder."""
-        from downstream.detection.judge import judge_file
-
-        path = run.folder / DETECTIONS_FILE
-        if not path.exists():
-            raise MaeBenchError(f"{path}: there is no such file; a run writes it when it is evaluated")
-        return _headlines_first(judge_file(self.source(run).annotation_file, path).metrics)
 
     def check(self, run: Run) -> list[str]:
         """Both splits are read, an image of each is prepared, the detector is built with its weights."""
@@ -186,12 +140,8 @@ class Detection(TrainedAdapter[DetectionConfig]):
         different = other_size(run, backbone, self.config.published_arch)
         return [*lines, *([f"note: {different}"] if different else [])]
 
-    def visualize(self, run: Run, images: list[str], count: int) -> list[str]:
-        """Detections beside ground truth for validation images; detections alone for given files."""
-        from downstream.detection.evaluation import draw_files, draw_saved
+    def finder(self, run: Run) -> Finder:
+        """What finds objects in an image with the weights that a finished run reported."""
+        from downstream.detection.evaluation import finder
 
-        if images:
-            return [str(draw_files(self, run, images, run.folder / PICTURE_FILE))]
-        return [
-            str(draw_saved(self.source(run), run.folder / DETECTIONS_FILE, count, run.folder / PICTURE_FILE))
-        ]
+        return finder(self, run)
