@@ -1,0 +1,1 @@
+"""Detection trained by detectron2: its model, data pipeline and trainer, with our backbone and our judge."""
