@@ -200,5 +200,5 @@ def test_a_native_file_is_known_by_its_digest(tmp_path: Path) -> None:
     file.write_text("model = {'another': 1}\n")
     with pytest.raises(ValidationError, match="has changed since"):
         NativeConfig.model_validate({**values, "native_sha256": config.native_sha256})
-    with pytest.raises(ValidationError, match="cannot be read: No such file"):
+    with pytest.raises(ValidationError, match="cannot be read; give a config file of the engine"):
         NativeConfig.model_validate({**values, "native": str(tmp_path / "none.yaml")})

@@ -446,7 +446,7 @@ def test_a_configuration_that_changed_meanwhile_is_an_error(
         (["options={optimizer.rate: 1}"], "detectron2 cannot make 'optimizer' of its configuration"),
         (["options={train.iterations: 1}"], "options: the file has no train.iterations"),
         (["options={model.roi_head.num_classes: 1}"], "options: the file has no model.roi_head.num_classes"),
-        (["native=missing.py"], "missing.py cannot be read: No such file"),
+        (["native=missing.py"], "missing.py cannot be read; give a config file"),
         (["native=missing.txt"], "should be a file of detectron2's LazyConfig"),
         (["native=null"], "give detectron2's own configuration"),
         (["data.channels=4"], "detectron2 reads images as RGB"),

@@ -107,8 +107,9 @@ def test_readme_links_every_page_of_the_docs() -> None:
     assert linked == {name_of(page) for page in DOCS}
 
 
-def test_the_map_of_the_tree_is_the_tree() -> None:
-    (tree,) = [b for b in blocks(README) if b.language == "text" and b.text.startswith("mae_bench/ ")]
+def mapped(page: Path, first: str) -> list[str]:
+    """The paths in the map of the tree on a page, which begins with the folder `first`."""
+    (tree,) = [b for b in blocks(page) if b.language == "text" and b.text.startswith(f"{first} ")]
     named: list[str] = []
     folders: list[str] = []
     for line in tree.text.splitlines():
@@ -119,6 +120,20 @@ def test_the_map_of_the_tree_is_the_tree() -> None:
         if entry.endswith("/"):
             folders.append(entry)
         named.append("".join(folders) + ("" if entry.endswith("/") else entry))
+    return named
+
+
+def test_the_map_of_the_tree_is_the_tree() -> None:
+    engines = mapped(ROOT / "docs" / "engines.md", "downstream/openmmlab/")
+    named = mapped(README, "mae_bench/")
+    # The README shows the folders of the engines, and leaves their files to the page about them.
+    folders = {
+        "downstream/detection/detectron2/",
+        "downstream/detection/mmdet/",
+        "downstream/segmentation/mmseg/",
+    }
+    assert set(engines) & set(named) == {"downstream/openmmlab/", *folders}
+    named = [*(name for name in named if name not in engines), *engines]
     modules = [
         path
         for top in ("mae_bench", "downstream")
@@ -141,6 +156,12 @@ def test_the_table_of_tasks_is_the_catalogue() -> None:
     assert sorted(named) == [name for name in resources.recipes() if not name.startswith("demo/")]
 
 
+@pytest.fixture
+def _every_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every engine were installed: what the pages say of their settings can be read without them."""
+    monkeypatch.setattr(registry.Entry, "missing", lambda self: [])
+
+
 def key_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield prefix + name
@@ -149,6 +170,7 @@ def key_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from key_paths(inner, f"{prefix}{name}.")
 
 
+@pytest.mark.usefixtures("_every_engine")
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_settings_and_files_that_are_named_exist(page: Path) -> None:
     known: set[str] = set()
@@ -287,10 +309,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     return taken
 
 
+@pytest.mark.usefixtures("_every_engine")
 @pytest.mark.parametrize("arguments", commands())
 def test_commands_are_accepted(arguments: list[str], workplace: Path, calls: Calls) -> None:
     given = [PLACEHOLDERS.get(word, word.replace("FOLDER/", "runs/mae-b/")) for word in arguments]
     for place, word in enumerate(given):
+        if word.startswith("native=") and "::" not in word:
+            Path(word.removeprefix("native=")).touch()
         if word == "--backbone":
             given[place + 1] = TINY if given[place + 1] == "..." else given[place + 1]
             if ":" not in given[place + 1]:
@@ -316,7 +341,7 @@ def accept(verb: str, asked: dict[str, Any]) -> None:
         return
     extra = {"backbone": asked["backbone"]} if asked.get("backbone") else {}
     kind: Any = {"run": "tasks", "pretrain": "pretrain", "check": None}[verb]
-    resolved = recipe.resolve(name, asked["overrides"], extra, kind=kind)
+    resolved = recipe.resolve(name, asked["overrides"], extra, kind=kind, engine=asked.get("engine"))
     assert (resolved.config.backbone is not None) == resolved.adapter_class.needs_backbone
 
 

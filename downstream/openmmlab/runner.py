@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from itertools import count
 from typing import Any
@@ -63,6 +64,13 @@ def runner_class() -> Any:
             # mmengine names a device to torch's wrapper, which for CPUs must have none.
             unused = bool((settings or self.cfg).get("find_unused_parameters", False))
             return MMDistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=unused)
+
+        def load_or_resume(self) -> None:
+            """As mmengine does, but that its reader prints what it reads instead of logging it."""
+            said = io.StringIO()
+            with redirect_stdout(said):
+                super().load_or_resume()
+            self.logger.info(said.getvalue().strip())
 
         def _init_model_weights(self) -> None:
             """Nothing: the weights are those that the model came with, the same on every process."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from downstream.openmmlab.settings import NativeFile
+from downstream.native import NativeFile
+from downstream.openmmlab.native import sha256_of
 from downstream.segmentation.settings import SplitSettings
 from mae_bench.settings import HANDLING, RUNTIME, Positive, Settings
 
@@ -60,3 +62,8 @@ class NativeConfig(NativeFile):
 
     data: NativeData
     model: NativeBody = NativeBody()
+
+    @classmethod
+    def digest(cls, path: Path) -> str | None:
+        """SHA-256 of the file and of those it builds on; see `NativeFile`."""
+        return sha256_of(path)
