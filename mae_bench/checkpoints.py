@@ -31,6 +31,12 @@ def listed(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found, reverse=True)
 
 
+def last_good(folder: Path) -> str:
+    """A sentence that names the newest checkpoint, for whoever has to go back to it."""
+    found = listed(folder)
+    return f"The last good checkpoint is {found[0][1]}." if found else "No checkpoint had been written yet."
+
+
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write `state` as the checkpoint of `step` and drop all but the newest `keep`.
 

@@ -345,12 +345,7 @@ class _Fit:
     def _leave(self, stop: int) -> NoReturn:
         self.save()
         self.run.barrier()
-        name = signal.Signals(stop).name
-        raise InterruptedRunError(
-            f"stopped by {name} at step {self.at.step:,} of {self.plan.total_steps:,}; everything is saved "
-            f"in {self.run.folder}. To go on, give the same command again, or: {resume_command(self.run)}",
-            status=128 + stop,
-        )
+        raise interrupted(self.run, stop, self.at.step, self.plan.total_steps)
 
     def _out_of_memory(self) -> MaeBenchError:
         """What to say, and to save, when a step met more than the trial before the first one showed."""
@@ -390,10 +385,16 @@ class _Fit:
             )
 
     def _last_good(self) -> str:
-        found = checkpoints.listed(self.folder)
-        return (
-            f"The last good checkpoint is {found[0][1]}." if found else "No checkpoint had been written yet."
-        )
+        return checkpoints.last_good(self.folder)
+
+
+def interrupted(run: Run, stop: int, step: int, total: int) -> InterruptedRunError:
+    """What to raise when a signal has stopped a run at `step` of `total`, and everything is saved."""
+    return InterruptedRunError(
+        f"stopped by {signal.Signals(stop).name} at step {step:,} of {total:,}; everything is saved in "
+        f"{run.folder}. To go on, give the same command again, or: {resume_command(run)}",
+        status=128 + stop,
+    )
 
 
 def resume_command(run: Run) -> str:

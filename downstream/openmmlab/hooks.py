@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,8 +17,8 @@ from torch import Tensor
 from downstream.openmmlab.checkpoints import write
 from mae_bench import checkpoints
 from mae_bench.errors import MaeBenchError
-from mae_bench.stopping import InterruptedRunError, Stopper
-from mae_bench.train import resume_command, seed_everything
+from mae_bench.stopping import Stopper
+from mae_bench.train import interrupted, seed_everything
 
 if TYPE_CHECKING:
     from torch import nn
@@ -162,7 +161,7 @@ class Watch:
         if not bool(torch.isfinite(norms).all()):
             raise MaeBenchError(
                 f"the weights are not finite after step {self.step:,}, so they were not saved. "
-                f"{self._last_good()} Try precision=fp32 or a lower learning rate."
+                f"{checkpoints.last_good(self.folder)} Try precision=fp32 or a lower learning rate."
             )
         if self.run.is_main:
             keep = self.handling.keep_checkpoints
@@ -174,23 +173,12 @@ class Watch:
 
     def leave(self, stop: int) -> NoReturn:
         """Tell that the run was stopped; everything is saved."""
-        name = signal.Signals(stop).name
-        raise InterruptedRunError(
-            f"stopped by {name} at step {self.step:,} of {self.total:,}; everything is saved in "
-            f"{self.run.folder}. To go on, give the same command again, or: {resume_command(self.run)}",
-            status=128 + stop,
-        )
+        raise interrupted(self.run, stop, self.step, self.total)
 
     def _not_finite(self) -> NoReturn:
         raise MaeBenchError(
-            f"the loss is not finite at step {self.step:,}. {self._last_good()} Try precision=fp32, a lower "
-            "learning rate or a smaller largest gradient (train.clip_grad)."
-        )
-
-    def _last_good(self) -> str:
-        found = checkpoints.listed(self.folder)
-        return (
-            f"The last good checkpoint is {found[0][1]}." if found else "No checkpoint had been written yet."
+            f"the loss is not finite at step {self.step:,}. {checkpoints.last_good(self.folder)} Try "
+            "precision=fp32, a lower learning rate or a smaller largest gradient (train.clip_grad)."
         )
 
 

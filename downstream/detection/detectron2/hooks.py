@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -14,8 +13,8 @@ from torch import Tensor, nn
 
 from mae_bench import checkpoints
 from mae_bench.errors import MaeBenchError
-from mae_bench.stopping import InterruptedRunError, Stopper
-from mae_bench.train import resume_command, seed_everything
+from mae_bench.stopping import Stopper
+from mae_bench.train import interrupted, seed_everything
 
 if TYPE_CHECKING:
     from mae_bench.plan import Plan
@@ -167,18 +166,10 @@ class Training:
         """Save and stop, as a signal asked for."""
         self.save(checkpointer)
         self.run.barrier()
-        raise InterruptedRunError(
-            f"stopped by {signal.Signals(self.stop).name} at step {self.step:,} of "
-            f"{self.plan.total_steps:,}; everything is saved in {self.run.folder}. To go on, give the same "
-            f"command again, or: {resume_command(self.run)}",
-            status=128 + self.stop,
-        )
+        raise interrupted(self.run, self.stop, self.step, self.plan.total_steps)
 
     def last_good(self) -> str:
-        found = checkpoints.listed(self.run.folder / FOLDER)
-        return (
-            f"The last good checkpoint is {found[0][1]}." if found else "No checkpoint had been written yet."
-        )
+        return checkpoints.last_good(self.run.folder / FOLDER)
 
 
 FOLDER = "detectron2"

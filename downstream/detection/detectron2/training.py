@@ -22,8 +22,8 @@ from mae_bench.errors import MaeBenchError
 from mae_bench.files import write_atomic
 from mae_bench.norms import synchronised
 from mae_bench.plan import Plan
-from mae_bench.stopping import InterruptedRunError, Stopper
-from mae_bench.train import resume_command, seed_everything
+from mae_bench.stopping import Stopper
+from mae_bench.train import interrupted, seed_everything
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -94,7 +94,8 @@ def train(work: Work, run: Run) -> dict[str, float]:
         try:
             metrics = work.evaluate(model)
         except KeyboardInterrupt:
-            raise _left_evaluating(run, stopper) from None
+            steps = work.plan.total_steps
+            raise interrupted(run, stopper.signal or signal.SIGINT, steps, steps) from None
         stopper.deferring = True
         run.log(work.plan.total_steps, {"eval": metrics})
     _keep_weights(model, run)
@@ -188,15 +189,6 @@ def _evaluate(work: Work, model: nn.Module, run: Run, step: int) -> None:
     metrics = work.evaluate(model)
     model.train()
     run.log(step, {"eval": metrics})
-
-
-def _left_evaluating(run: Run, stopper: Stopper) -> InterruptedRunError:
-    stop = stopper.signal or signal.SIGINT
-    return InterruptedRunError(
-        f"stopped by {signal.Signals(stop).name} after the last step; everything is saved in {run.folder}. "
-        f"To go on, give the same command again, or: {resume_command(run)}",
-        status=128 + stop,
-    )
 
 
 def _out_of_memory(training: Training) -> MaeBenchError:
