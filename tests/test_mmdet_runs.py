@@ -133,7 +133,7 @@ def test_checking_leaves_nothing(place: Path, tmp_path: Path) -> None:
     lines = mae_bench.check(
         "demo/coco", BACKBONE, VALUES, engine="mmdet", data_root=place / "data", runs_root=tmp_path / "none"
     )
-    assert any(line.startswith("engine: MMDetection 3.3") for line in lines)
+    assert any(line.startswith("engine: mmdet 3.3") for line in lines)
     assert not (tmp_path / "none").exists()
 
 

@@ -367,7 +367,9 @@ def test_a_check_builds_the_engines_model(place: Path) -> None:
         runs_root=place / "r",
     )
     assert any("24 training images" in line for line in lines)
-    assert any(line.startswith("mmsegmentation's EncoderDecoder: 0.0 million weights") for line in lines)
+    assert any(line.startswith("EncoderDecoder: 0.0 million weights") for line in lines)
+    assert lines[-2].startswith("engine: mmseg 1.2.2, mmengine ")
+    assert lines[-2].endswith(" with torchvision's operators")
 
 
 @pytest.mark.parametrize("backbone", ["random:convnext_atto", "random:resnet18"])

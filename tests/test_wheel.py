@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -111,3 +112,29 @@ def test_a_task_runs_from_the_wheel(bin_folder: Path, tmp_path: Path) -> None:
         6,
         100.0,
     )
+
+
+@pytest.mark.engine
+def test_the_extra_brings_all_that_openmmlab_imports(wheel: Path) -> None:
+    """six, ftfy and regex are imported by engines that do not ask for them."""
+    archive = ZipFile(wheel)
+    (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    lines = archive.read(name).decode().splitlines()
+    needs = [line.removeprefix("Requires-Dist: ") for line in lines if "extra == 'openmmlab'" in line]
+    named = {re.split(r"[<>=;! ]", need)[0] for need in needs}
+    assert named == {"ftfy", "mmcv-lite", "mmdet", "mmengine", "mmsegmentation", "regex", "six"}
+
+
+@pytest.mark.engine
+def test_another_engine_runs_from_the_wheel(bin_folder: Path, tmp_path: Path) -> None:
+    shown = told(
+        [str(bin_folder / "mae-bench"), "run", "--task", "demo/ade20k", "--engine", "mmseg",
+         "--backbone", "random:vit_tiny_patch16_224?img_size=32&patch_size=4&embed_dim=16&depth=4&num_heads=2",
+         "--name", "wheel", "data.root=generated/tiny-scenes/ade20k", "train.steps=2", "train.batch=2",
+         "optim.warmup_steps=0", "model.channels=8", "model.auxiliary_channels=8", "data.workers=0"],
+        tmp_path,
+    )  # fmt: skip
+    assert shown == ""
+    result = json.loads((tmp_path / "runs" / "wheel" / "result.json").read_text(encoding="utf-8"))
+    assert (result["engine"], result["steps"]) == ("mmseg", 2)
+    assert (tmp_path / "runs" / "wheel" / "mmseg_config.py").exists()

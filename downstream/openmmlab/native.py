@@ -201,3 +201,11 @@ def engine_facts(name: str) -> dict[str, Any]:
     packages = (name, "mmengine", "mmcv")
     versions = {package: str(importlib.import_module(package).__version__) for package in packages}
     return {"versions": versions, "details": {"engine": {"name": name, **versions, "bridged": bridged()}}}
+
+
+def engine_line(name: str) -> str:
+    """The engine, its versions and whose operators it uses, for people."""
+    facts = engine_facts(name)
+    versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
+    operators = "torchvision's" if facts["details"]["engine"]["bridged"] else "compiled"
+    return f"engine: {versions} with {operators} operators"

@@ -124,7 +124,8 @@ class MMDetNative(JudgedDetection[NativeConfig]):
 
     def check(self, run: Run) -> list[str]:
         """Both splits are read, and the file's model is built over the backbone."""
-        from downstream.detection.mmdet.running import built, engine_line
+        from downstream.detection.mmdet.running import built
+        from downstream.openmmlab.native import engine_line
 
         data, train, val = self.config.data, self._train_source(run), self.source(run)
         backbone = self._backbone(run)
@@ -135,7 +136,7 @@ class MMDetNative(JudgedDetection[NativeConfig]):
             f"{len(val.classes)} categories",
             backbone.report.summary(),
             f"detector: {type(model).__name__} of {self.config.native}, {weights / 1e6:.1f} million weights",
-            engine_line(),
+            engine_line("mmdet"),
         ]
 
     def _facts(self, train: CocoSource, val: CocoSource) -> dict[str, Any]:

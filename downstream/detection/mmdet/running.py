@@ -10,7 +10,6 @@ from torch import nn
 from downstream.detection.mmdet import inference
 from downstream.openmmlab.building import build_model, load_trained
 from downstream.openmmlab.modules import supplying
-from downstream.openmmlab.native import engine_facts
 from downstream.openmmlab.runner import undisturbed
 from mae_bench.errors import MaeBenchError
 from mae_bench.published import notice_departures
@@ -21,16 +20,6 @@ if TYPE_CHECKING:
     from mae_bench.run import Run
 
 CONFIG_FILE = "mmdet_config.py"
-
-
-def engine_line() -> str:
-    """The engine and its versions, for people."""
-    engine = engine_facts("mmdet")["details"]["engine"]
-    operators = "torchvision's operators" if engine["bridged"] else "its compiled operators"
-    return (
-        f"engine: MMDetection {engine['mmdet']}, mmengine {engine['mmengine']}, mmcv {engine['mmcv']}, "
-        f"{operators}"
-    )
 
 
 def built(native: Any, backbone: Backbone, run: Run) -> nn.Module:

@@ -116,12 +116,13 @@ class MMDet(Detection):
 
     def check(self, run: Run) -> list[str]:
         """As for our own engine; and the config of MMDetection is made, and a model by it."""
-        from downstream.detection.mmdet.running import built, engine_line
+        from downstream.detection.mmdet.running import built
+        from downstream.openmmlab.native import engine_line
 
         lines = super().check(run)
         backbone = self.backbone(run)
         built(self.native(backbone, run), backbone, run)
-        return [*lines, engine_line()]
+        return [*lines, engine_line("mmdet")]
 
 
 def _head(config: DetectionConfig) -> str:

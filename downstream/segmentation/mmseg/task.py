@@ -106,6 +106,8 @@ class MMSeg(Segmentation):
 
     def check(self, run: Run) -> list[str]:
         """Both splits are listed, one pair of each is read, the engine's model is built over the backbone."""
+        from downstream.openmmlab.native import engine_line
+
         backbone = self.backbone(run)
         native = self.native(backbone, run)
         lines = []
@@ -118,7 +120,8 @@ class MMSeg(Segmentation):
         model = self.engine_model(native, backbone, run)
         weights = sum(param.numel() for param in model.parameters())
         lines.append(backbone.report.summary())
-        return [*lines, f"mmsegmentation's {type(model).__name__}: {weights / 1e6:.1f} million weights"]
+        name = type(model).__name__
+        return [*lines, f"{name}: {weights / 1e6:.1f} million weights", engine_line("mmseg")]
 
     def test_precision(self, run: Run) -> str:
         """In which images are tested."""
