@@ -3,8 +3,8 @@
 # make test    install for development, then style, types and every test
 # make lint    style and types only
 # make bench   the measurements of benchmarks/; REFERENCE, DETECTRON2 and MMSEG are paths of checkouts of
-#              facebookresearch/mae, of detectron2, and of a folder with mmseg, mmengine and mmcv; what compares
-#              with a reference that is not given is left out, and named
+#              facebookresearch/mae, of detectron2, and of a folder with mmseg, mmengine and mmcv; BACKBONE is the
+#              folder of a pretraining run; what compares with what is not given is left out, and named
 # make clean   remove the environment and what tools leave behind (never data/ or runs/)
 #
 # PYTHON chooses the interpreter of .venv (3.11 or newer), WORKERS the number of test processes.
@@ -15,6 +15,7 @@ ENGINES ?=
 REFERENCE ?=
 DETECTRON2 ?=
 MMSEG ?=
+BACKBONE ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -35,13 +36,14 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	@for script in benchmarks/*.py; do \
 	    case $$script in \
-	        */mae_step.py) set -- REFERENCE "$(REFERENCE)" ;; \
-	        */detector_step.py|*/vitdet_backbone.py) set -- DETECTRON2 "$(DETECTRON2)" ;; \
-	        */segmenter_step.py) set -- MMSEG "$(MMSEG)" ;; \
+	        */mae_step.py) set -- REFERENCE "$(REFERENCE)" --reference ;; \
+	        */detector_step.py|*/vitdet_backbone.py) set -- DETECTRON2 "$(DETECTRON2)" --reference ;; \
+	        */segmenter_step.py) set -- MMSEG "$(MMSEG)" --reference ;; \
+	        */engine_agreement.py) set -- BACKBONE "$(BACKBONE)" --backbone ;; \
 	        *) set -- ;; \
 	    esac; \
-	    if [ $$# -eq 2 ] && [ ! -d "$$2" ]; then echo "== $$script: left out, $$1=PATH is not given"; continue; fi; \
-	    if [ $$# -eq 2 ]; then set -- --reference "$$2"; fi; \
+	    if [ $$# -eq 3 ] && [ ! -d "$$2" ]; then echo "== $$script: left out, $$1=PATH is not given"; continue; fi; \
+	    if [ $$# -eq 3 ]; then set -- "$$3" "$$2"; fi; \
 	    echo "== $$script"; $(BIN)/python "$$script" "$$@" || exit 1; \
 	done
 
