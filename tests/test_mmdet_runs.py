@@ -219,7 +219,7 @@ def test_a_loss_that_is_not_finite_is_told(place: Path) -> None:
 CASES = {
     "train.ema=0.9": "train.ema: averaged weights: the engine mmdet cannot do that; set it to null",
     "train.compile=true": "train.compile: the engine mmdet cannot do that",
-    "data.channels=1": "data.channels: images of 1 channels: the engine mmdet cannot do that",
+    "data.channels=1": "data.channels: images that are not RGB: the engine mmdet cannot do that",
     "data.max_bad_images=1": "data.max_bad_images: unreadable images: the engine mmdet cannot do that",
     "train.batch=26": "train.batch: 26 is more than the 24 training images",
     "train.micro_batch=3": "train.micro_batch: 3 images on 1 processes do not divide the batch of 4",

@@ -37,7 +37,7 @@ def refuse(config: FitConfig, engine: str) -> None:
         (train.ema is not None, "train.ema: averaged weights", "set it to null"),
         (train.compile, "train.compile", "set it to false"),
         (optim.name == "lars", "optim.name: LARS", "take adamw or sgd"),
-        (data.channels != 3, f"data.channels: images of {data.channels} channels", "it reads RGB alone"),
+        (data.channels != 3, "data.channels: images that are not RGB", "set it to 3"),
         (data.max_bad_images > 0, "data.max_bad_images: unreadable images", "set it to 0"),
         (
             optim.schedule == "poly" and optim.min_lr > 0 and optim.layer_decay is not None,
@@ -47,7 +47,7 @@ def refuse(config: FitConfig, engine: str) -> None:
     ]
     for refuses, what, instead in refused:
         if refuses:
-            raise ValueError(f"{what}: the engine {engine} cannot do that; {instead} or leave --engine out")
+            raise ValueError(f"{what}: the engine {engine} cannot do that; {instead}, or leave --engine out")
 
 
 def plan(config: FitConfig, images: int, world: int) -> Plan:
