@@ -39,7 +39,7 @@ def installed(task: str) -> list[str]:
 def overrides(task: str, size: int, batch: int, steps: int) -> list[str]:
     """The recipe with its own model and heads, on generated scenes; 128 of 512 regions of an image."""
     common = [
-        f"data.name=generated-{task}", f"data.root=generated/scenes/{task}",
+        f"data.name=generated-{task}", f"data.root=generated/tiny-scenes/{task}",
         f"data.image_size=[{size},{size}]",
         f"train.steps={steps}", f"train.batch={batch}", f"train.micro_batch={batch}",
         f"train.log_every_steps={steps}", "optim.warmup_steps=2", "published_arch=null",
@@ -87,7 +87,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         for task in args.task or TASKS:
-            make_if_generated(f"generated/scenes/{task}", place / "data")
+            make_if_generated(f"generated/tiny-scenes/{task}", place / "data")
             engines = installed(task)
             rates: dict[str, list[float]] = defaultdict(list)
             memory: dict[str, list[float]] = defaultdict(list)
