@@ -280,7 +280,7 @@ class _Fit:
             "epoch": round(self.at.step / self.plan.steps_per_epoch, 4),
             "loss": self.at.loss_sum / self.at.loss_count,
             **self.at.extra,
-            "images_per_s": round(images_per_second, 1),
+            "images_per_s": round(images_per_second, 3),
         }
         self.run.log(self.at.step, values)
         self.at.loss_sum, self.at.loss_count = 0.0, 0

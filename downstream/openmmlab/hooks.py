@@ -143,7 +143,7 @@ class Watch:
             "lr": _number((told.get("train/base_lr") or told["train/lr"]).current()),
             **parts,
             **({"grad_norm": _number(norm.current())} if norm is not None else {}),
-            "images_per_s": round(self.work.rate * self.batch, 1),
+            "images_per_s": round(self.work.rate * self.batch, 3),
         }
         self.run.log(self.step, values)
         self.loss_sum, self.loss_count = 0.0, 0

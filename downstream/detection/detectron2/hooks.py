@@ -127,7 +127,7 @@ class Training:
             "lr": max(group["lr"] for group in optimizer.param_groups),
             **{name: float(loss) for name, loss in self.watched.losses.items()},
             **({"grad_norm": float(optimizer.grad_norm)} if hasattr(optimizer, "grad_norm") else {}),
-            "images_per_s": round(self.work.rate * self.plan.batch, 1),
+            "images_per_s": round(self.work.rate * self.plan.batch, 3),
         }
         self.run.log(self.step, values)
         self._sum, self._count = 0.0, 0
