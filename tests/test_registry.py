@@ -74,7 +74,10 @@ def test_a_name_published_twice_names_both_and_spoils_no_other(site: Site) -> No
         ),
         ("1 / 0", "cannot be loaded: ZeroDivisionError: division by zero"),
         ("TASKS = ['toy']", 'should be a dict of name -> "module:Class", not list'),
-        ("TASKS = {'a': 3}", """: the entry 'a' should be "module:Class", "module:Class [extra]" or "module:Class [extra] + package (way)", not 3"""),
+        (
+            "TASKS = {'a': 3}",
+            """: the entry 'a' should be "module:Class", "module:Class [extra]" or "module:Class [extra] + package (way)", not 3""",
+        ),
         (
             "TASKS = {'a': 'm.C'}",
             """: the entry 'a' should be "module:Class", "module:Class [extra]" or "module:Class [extra] + package (way)", not 'm.C'""",
