@@ -165,7 +165,7 @@ def test_a_plan_that_mmengine_cannot_have(overrides: list[str], sentence: str) -
         ("train.ema=0.9", "train.ema: averaged weights: the engine mmseg cannot do that"),
         ("train.compile=true", "train.compile"),
         ("optim.name=lars", "optim.name: LARS"),
-        ("data.channels=1", "data.channels: images of 1 channels"),
+        ("data.channels=1", "data.channels: images that are not RGB"),
         ("data.max_bad_images=1", "data.max_bad_images"),
         ("optim.min_lr=1.0e-5", "optim.min_lr above 0 with schedule=poly and layer_decay"),
     ],
