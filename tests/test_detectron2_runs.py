@@ -192,7 +192,7 @@ def test_what_a_check_says(place: Path) -> None:
     [
         ("train.ema=0.9", "train.ema: detectron2's trainer averages no weights"),
         ("train.compile=true", "train.compile: detectron2's models are not compiled"),
-        ("data.channels=1", "data.channels=1: detectron2 reads images as RGB"),
+        ("data.channels=1", "data.channels=1: the engine reads images as RGB"),
         ("data.max_bad_images=1", "data.max_bad_images: detectron2 stops at the first image"),
     ],
 )
@@ -449,7 +449,7 @@ def test_a_configuration_that_changed_meanwhile_is_an_error(
         (["native=missing.py"], "missing.py cannot be read; give a config file"),
         (["native=missing.txt"], "should be a file of detectron2's LazyConfig"),
         (["native=null"], "give detectron2's own configuration"),
-        (["data.channels=4"], "detectron2 reads images as RGB"),
+        (["data.channels=4"], "the engine reads images as RGB"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told(place: Path, tmp_path: Path, more: list[str], said: str) -> None:
