@@ -95,7 +95,7 @@ class MMDetNative(JudgedDetection[NativeConfig]):
         """
         from downstream.detection.mmdet import adapted, registered  # noqa: F401
         from downstream.detection.mmdet.running import CONFIG_FILE
-        from downstream.openmmlab.native import need, read, same_as_before
+        from downstream.openmmlab.native import need, read, same_as_before, text_of
         from downstream.openmmlab.runner import undisturbed
         from mae_bench.settings import flatten
 
@@ -104,7 +104,7 @@ class MMDetNative(JudgedDetection[NativeConfig]):
         with undisturbed():
             native = read(path, flatten(self.config.options))
         need(native, adapted.NEEDED, path)
-        fingerprint = hashlib.sha256(native.pretty_text.encode()).hexdigest()
+        fingerprint = hashlib.sha256(text_of(native).encode()).hexdigest()
         self._made_from = same_as_before(run.folder / CONFIG_FILE, fingerprint, self.config.native)
         adapted.adapt(native, self.config, backbone, self.source(run).classes, run.data_root)
         return native

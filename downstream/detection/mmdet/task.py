@@ -39,7 +39,7 @@ class MMDet(Detection):
 
         run.record(**engine_facts("mmdet"))
         backbone = self.backbone(run)
-        given = self._given(copy.deepcopy(backbone), run)
+        given = self._given(backbone, run)
         if given is None:
             notice_other_size(run, backbone, self.config.published_arch)
         native = self.native(backbone, run)
@@ -63,7 +63,10 @@ class MMDet(Detection):
         """The weights of `detector` under MMDetection's names, if there is one."""
         from downstream.detection.mmdet.weights import to_mmdet
 
-        return to_mmdet(self.model(backbone, run).state_dict()) if self.config.detector is not None else None
+        if self.config.detector is None:
+            return None
+        # The detector changes the backbone that it stands on, and MMDetection's needs one as it was loaded.
+        return to_mmdet(self.model(copy.deepcopy(backbone), run).state_dict())
 
     def native(self, backbone: Backbone, run: Run) -> Any:
         """The recipe as a `mmengine.Config`; nothing of the backbone is changed.
