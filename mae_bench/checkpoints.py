@@ -10,11 +10,12 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mae_bench import screen
 from mae_bench.errors import MaeBenchError
@@ -35,6 +36,16 @@ def last_good(folder: Path) -> str:
     """A sentence that names the newest checkpoint, for whoever has to go back to it."""
     found = listed(folder)
     return f"The last good checkpoint is {found[0][1]}." if found else "No checkpoint had been written yet."
+
+
+def refuse_broken(params: Iterable[Tensor], step: int, folder: Path, advice: str) -> None:
+    """Raise MaeBenchError, which ends with `advice`, unless all of `params` are finite after `step`."""
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(params))])
+    if not bool(torch.isfinite(norms).all()):
+        raise MaeBenchError(
+            f"the weights are not finite after step {step:,}, so they were not saved. {last_good(folder)} "
+            f"{advice}"
+        )
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:

@@ -377,12 +377,12 @@ class _Fit:
         )
 
     def _weights_are_finite(self) -> None:
-        norms = torch._foreach_norm([param for param in self.model.parameters() if param.requires_grad])
-        if not bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all()):
-            raise MaeBenchError(
-                f"the weights are not finite after step {self.at.step:,}, so they were not saved. "
-                f"{self._last_good()} Try precision=fp32, a lower learning rate or train.clip_grad=1."
-            )
+        checkpoints.refuse_broken(
+            (param for param in self.model.parameters() if param.requires_grad),
+            self.at.step,
+            self.folder,
+            "Try precision=fp32, a lower learning rate or train.clip_grad=1.",
+        )
 
     def _last_good(self) -> str:
         return checkpoints.last_good(self.folder)

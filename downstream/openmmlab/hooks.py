@@ -157,12 +157,8 @@ class Watch:
     def save(self, runner: Any) -> None:
         """Write a checkpoint (main process only), unless the weights are broken."""
         trained = [param for param in runner.model.parameters() if param.requires_grad]
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm(trained)])
-        if not bool(torch.isfinite(norms).all()):
-            raise MaeBenchError(
-                f"the weights are not finite after step {self.step:,}, so they were not saved. "
-                f"{checkpoints.last_good(self.folder)} Try precision=fp32 or a lower learning rate."
-            )
+        advice = "Try precision=fp32 or a lower learning rate."
+        checkpoints.refuse_broken(trained, self.step, self.folder, advice)
         if self.run.is_main:
             keep = self.handling.keep_checkpoints
             checkpoints.put(self.folder, self.step, lambda path: write(runner, path), keep)

@@ -137,12 +137,7 @@ class Training:
     def save(self, checkpointer: Any) -> None:
         """Write a checkpoint (main process only), unless the weights are broken."""
         params = [param for param in checkpointer.model.parameters() if param.requires_grad]
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm(params)])
-        if not bool(torch.isfinite(norms).all()):
-            raise MaeBenchError(
-                f"the weights are not finite after step {self.step:,}, so they were not saved. "
-                f"{self.last_good()} {ADVICE}"
-            )
+        checkpoints.refuse_broken(params, self.step, self.run.folder / FOLDER, ADVICE)
         if self.run.is_main:
             checkpointer.save_step(self.step, self.run.elapsed)
         self._last_save = time.monotonic()
