@@ -107,16 +107,44 @@ class DatasetSettings(Settings):
     number: as the files store them."""
 
 
+class SubsetSettings(Settings):
+    """A part of the training images with every class in it: one of `fraction`, `per_class` and `list`."""
+
+    fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of each class, rounded, at least one image."""
+    per_class: Count | None = None
+    """Images of each class."""
+    list: str | None = None
+    """A text file below the dataset's root that names the images, one a line, as SimCLR's lists do."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the draw; not the run's, so that runs of several seeds train on the same images."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SubsetSettings:
+        given = [name for name in ("fraction", "per_class", "list") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of fraction, per_class and list, not {' and '.join(given) or 'none'}")
+        return self
+
+
 class DataSettings(DatasetSettings):
     """An image-classification dataset and how its images are read."""
 
-    source: Literal["folder", "tar", "hf", "webdataset"] = Field("folder", json_schema_extra=RUNTIME)
+    source: Literal["folder", "tar", "hf", "webdataset", "inat", "filelist"] = Field(
+        "folder", json_schema_extra=RUNTIME
+    )
     """`folder`: class folders (or a flat folder with a label file); `tar`: tar files of the same layout;
-    `hf`: a Hugging Face dataset; `webdataset`: local shards."""
+    `hf`: a Hugging Face dataset; `webdataset`: local shards; `inat`: the annotation files of the iNaturalist
+    competitions; `filelist`: text files with `FILE LABEL` a line, as Places has them."""
     root: str = Field(json_schema_extra=RUNTIME)
     """Folder (or dataset name) below `--data-root`, or an absolute path."""
     train: str = Field("train", json_schema_extra=RUNTIME)
     val: str = Field("val", json_schema_extra=RUNTIME)
+    train_images: str | None = Field(None, json_schema_extra=RUNTIME | LATER)
+    """`filelist`: the folder below `root` that the training list's files lie in (null: `root` itself).
+    `inat`: the folder below `root` that stands in for the first part of the file names (null: as written)."""
+    val_images: str | None = Field(None, json_schema_extra=RUNTIME | LATER)
+    """The same for the validation images."""
     val_labels: str | None = Field(None, json_schema_extra=RUNTIME)
     """For a flat validation folder: a text file with `FILE CLASS` a line, CLASS a name or an index."""
     class_list: str | None = Field(None, json_schema_extra=RUNTIME)
@@ -127,6 +155,8 @@ class DataSettings(DatasetSettings):
     """`hf`: the column that holds the labels; `webdataset`: the entry of KEY.json, without KEY.cls."""
     classes: Count | None = None
     """How many classes there must be; null: whatever is found."""
+    subset: SubsetSettings | None = Field(None, json_schema_extra=LATER)
+    """The part of the training split that is trained on; null: all of it."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     augment: AugmentSettings = AugmentSettings()
     evaluation: EvalTransform = EvalTransform()

@@ -1,0 +1,90 @@
+"""What a task says of its data, so that all of it can be checked: the contract behind `data check`.
+
+An adapter describes its splits (`Survey`): how many items, what each is called, how to read one, and what is
+wrong with the content of one. What it notices while it describes them (a class without images, annotation
+records that make no sense) it adds as `Finding`s. `mae_bench.auditing` does what is the same for every task:
+reading everything in parallel, hashing, comparing counts with what is known of the dataset, reporting.
+
+This module imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal[
+    "layout",  # something is not there or not as expected; nothing more can be said of the split
+    "missing-class",
+    "unknown-class",
+    "class-order",
+    "wrong-count",  # images or classes, against what is known of the dataset or set in the recipe
+    "swapped",  # two splits, or their label files, stand for each other
+    "missing-file",
+    "unreadable",  # an image that cannot be decoded
+    "label-range",  # a label outside of what is allowed
+    "annotation",  # boxes outside of the image, empty masks, label maps of another size
+    "leak",  # one image in two splits
+    "duplicate",  # one image twice in a split: worth knowing, no fault
+]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault, in one sentence for a person.
+
+    Attributes:
+        kind: what sort of fault.
+        where: the file, folder or split.
+        message: what is wrong there and what to do.
+    """
+
+    kind: Kind
+    where: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split, or one set, as a sequence of items.
+
+    Attributes:
+        name: ``train``, ``val``, or what the task calls it (``imagenet-a``).
+        where: the folder or file that it was read from.
+        size: number of items.
+        title: item -> how it is named in messages, its path.
+        read: item -> the content of its image's file; raises OSError where it cannot be read.
+        faults: (item, that content) -> what is wrong with it, of whatever kind: an image that cannot be
+            decoded, a label map with labels out of range. Runs in forked worker processes.
+        classes: names of the classes in order; None where the items have no class.
+        labels: item -> class, for counting; None likewise.
+    """
+
+    name: str
+    where: str
+    size: int
+    title: Callable[[int], str]
+    read: Callable[[int], bytes]
+    faults: Callable[[int, bytes], list[Finding]]
+    classes: Sequence[str] | None = None
+    labels: Callable[[int], int] | None = None
+
+
+@dataclass
+class Survey:
+    """What a task's data is, as far as could be told without reading the images.
+
+    Attributes:
+        dataset: its name, ``data.name`` of the recipe, under which facts about it are looked up.
+        parts: the splits that could be opened.
+        findings: what was noticed on the way.
+        disjoint: names of parts no two of which may share an image.
+        fingerprint: the digest that results carry, as soon as all splits could be opened; else None.
+    """
+
+    dataset: str
+    parts: list[Part] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    disjoint: tuple[str, ...] = ("train", "val")
+    fingerprint: str | None = None
