@@ -88,7 +88,8 @@ def resolve(
             line for each fault, with its dotted path and where it was written.
     """
     path = find(name_or_path, kind)
-    document = yamlfile.load(path, find=find)
+    # What a recipe should give is no promise of one that extends it, on other data or with other values.
+    document = yamlfile.load(path, find=find, not_handed_down=("expected",))
     values, origins = document.values, dict(document.origins)
     for dotted, value in _parse_overrides(overrides, extra or {}).items():
         _set(values, origins, dotted, value)

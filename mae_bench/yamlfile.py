@@ -11,7 +11,7 @@ This module imports no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,9 @@ class _Reading:
             raise MaeBenchError(f"{self.at(node)}: the tag {tag} is not allowed; a recipe holds values only")
 
 
-def load(path: str | Path, find: Callable[[str], Path] | None = None) -> Document:
+def load(
+    path: str | Path, find: Callable[[str], Path] | None = None, not_handed_down: Collection[str] = ()
+) -> Document:
     """Read a YAML file whose root is a mapping.
 
     A key ``extends`` at the root names a file (relative to this one) whose values stand below these: mappings
@@ -170,6 +172,7 @@ def load(path: str | Path, find: Callable[[str], Path] | None = None) -> Documen
 
     Args:
         find: turns a name in ``extends`` that is no YAML file name into a path; None: file names only.
+        not_handed_down: keys at the root that hold for the file alone in which they stand.
 
     Raises:
         MaeBenchError: the file is missing or not valid YAML, a key stands twice, or the root is no mapping.
@@ -192,7 +195,13 @@ def load(path: str | Path, find: Callable[[str], Path] | None = None) -> Documen
             f"only one level is allowed ({where})"
         )
     own = {key: value for key, value in document.values.items() if key != "extends"}
-    origins = dict(parent.origins)
+    for key in not_handed_down:
+        parent.values.pop(key, None)
+    origins = {
+        path: origin
+        for path, origin in parent.origins.items()
+        if path.partition(".")[0] not in not_handed_down
+    }
     values = _merge(parent.values, own, origins, document.origins)
     return Document(values, origins | {"": document.origins[""]}, document.path)
 

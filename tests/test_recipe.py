@@ -189,6 +189,15 @@ def test_a_file_of_the_users_own_has_no_published_protocol() -> None:
     assert published(resolve("mine.yaml").config) is None
 
 
+def test_what_a_recipe_should_give_is_not_promised_by_one_that_extends_it() -> None:
+    told = "expected: [{metric: top1, value: 83.6, source: somewhere}]\nnotes: [a choice]\n"
+    put("tasks/told", PICKY + told)
+    Path("mine.yaml").write_text("extends: told\ndata: {name: flowers, root: flowers}\n", encoding="utf-8")
+    assert [entry.value for entry in resolve("told").config.expected] == [83.6]
+    config = resolve("mine.yaml").config
+    assert (config.expected, config.notes) == ([], ["a choice"])
+
+
 def test_what_is_no_adapter_is_refused(site: Site) -> None:
     site.module("odd", "TASKS = {'odd': 'odd:Odd'}\nclass Odd: ...")
     site.distribution("odd-pack", {"mae_bench.adapters": {"odd": "odd:TASKS"}})

@@ -161,6 +161,15 @@ def test_extends_by_name() -> None:
     assert yamlfile.load(own, find={"base": base}.__getitem__).values == {"a": 1, "b": 2}
 
 
+def test_what_holds_for_one_file_alone_is_not_handed_down() -> None:
+    write("base.yaml", "a: 1\nb: {c: 2}\nd: [3]\n")
+    own = write("own.yaml", "extends: base.yaml\nd: [4]\n")
+    document = yamlfile.load(own, not_handed_down=("b", "d"))
+    assert document.values == {"a": 1, "d": [4]}
+    assert str(document.origins["d"]) == "own.yaml:2"
+    assert "b.c" not in document.origins
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
