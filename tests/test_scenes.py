@@ -304,4 +304,9 @@ def test_user_mistakes_are_one_sentence(tmp_path: Path) -> None:
 def test_named_worlds_have_enough_to_judge_by() -> None:
     assert SPECS["shapes"].count("val") >= 1000
     assert SPECS["tiny"].images < 600
+    assert SPECS["faces"].count("train") == 1000
+    assert SPECS["faces"].count("val") == 100
+    assert SPECS["tiny-faces"].images == 120
+    assert SPECS["faces-c"].images == 15 * 5 * 100
+    assert SPECS["tiny-faces-c"].images == 15 * 5 * 20
     assert all(name == spec.name for name, spec in SPECS.items())

@@ -7,7 +7,7 @@ datasets, so that the demo and the tests run the very code that reads those.
 from mae_bench.scenes.draw import Scene, SceneObject
 from mae_bench.scenes.plan import Look
 from mae_bench.scenes.shapes import CLASSES
-from mae_bench.scenes.specs import SPECS, SPLITS, DenseSpec, WorldSpec, scenes
+from mae_bench.scenes.specs import SPECS, SPLITS, CorruptedSpec, DenseSpec, FacesSpec, WorldSpec, scenes
 from mae_bench.scenes.world import FOLDER, digest, ensure, is_current, location
 
 __all__ = [
@@ -15,7 +15,9 @@ __all__ = [
     "FOLDER",
     "SPECS",
     "SPLITS",
+    "CorruptedSpec",
     "DenseSpec",
+    "FacesSpec",
     "Look",
     "Scene",
     "SceneObject",

@@ -79,14 +79,14 @@ def _write_images(
     for number, (scene, of_coco) in enumerate(zip(drawn, names, strict=True), start=1):
         file, name = images / of_coco, f"{stem}_{number:08d}.png"
         Image.fromarray(scene.image).save(file, compress_level=1)
-        _same_file(file, linked / name)
+        same_file(file, linked / name)
         Image.fromarray(label_map(scene)).save(labels / name, compress_level=1)
         if number % CHUNK == 0:
             progress(CHUNK)
     progress(len(drawn) % CHUNK)
 
 
-def _same_file(file: Path, other: Path) -> None:
+def same_file(file: Path, other: Path) -> None:
     """Let `other` be the same file; a copy of it where the file system has no links."""
     try:
         os.link(file, other)

@@ -79,7 +79,7 @@ class _Draws:
         return np.stack([self.take(low, high) for _ in range(count)], axis=1)
 
 
-def _rgb(hue: F64, saturation: F64, luma: F64) -> F64:
+def rgb(hue: F64, saturation: F64, luma: F64) -> F64:
     """(..., 3) colours of a given luminance (Rec. 601), hue in turns; saturation is cut where it must be."""
     phase = 2 * np.pi * (hue[..., None] + np.array([0.0, 1 / 3, 2 / 3]))
     tint = np.cos(phase)
@@ -138,14 +138,14 @@ def plan(look: Look, side: int, seed: int, split: int, indices: NDArray[np.int64
     ends_luma = np.stack([middle - slope, middle + slope], axis=1)
     hue = draws.take()
     ends_hue = np.stack([hue, hue + draws.take(-0.2, 0.2)], axis=1)
-    ends = _rgb(ends_hue, np.broadcast_to(draws.take(0.1, 0.6)[:, None], (n, 2)), ends_luma)
+    ends = rgb(ends_hue, np.broadcast_to(draws.take(0.1, 0.6)[:, None], (n, 2)), ends_luma)
 
     # Luminance of an object: uniform over what is at least `contrast` away from the background.
     below = np.maximum(middle - look.contrast - 0.1, 0.0)[:, None]
     above = np.maximum(0.9 - middle - look.contrast, 0.0)[:, None]
     place = draws.many(layers) * (below + above)
     luma = np.where(place < below, 0.1 + place, middle[:, None] + look.contrast + place - below)
-    colour = _rgb(draws.many(layers), draws.many(layers, 0.5, 1.0), luma)
+    colour = rgb(draws.many(layers), draws.many(layers, 0.5, 1.0), luma)
 
     # Order of occlusion: a random permutation of the layers, in which nothing may hide a main object that is
     # no larger than the others.

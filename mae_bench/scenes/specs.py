@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mae_bench.corruptions import CORRUPTIONS, SEVERITIES
 from mae_bench.errors import MaeBenchError, near
 from mae_bench.scenes.draw import Scene, draw
 from mae_bench.scenes.plan import Look
@@ -71,7 +72,49 @@ class DenseSpec:
         return {"unlabeled": 0, "train": self.train, "val": self.val}[split]
 
 
-Spec = WorldSpec | DenseSpec
+@dataclass(frozen=True)
+class FacesSpec:
+    """What a world in the layouts of iNaturalist, Places and the robustness sets holds."""
+
+    name: str
+    train_per_class: int
+    val_per_class: int
+    """Also of each class in the sets that test robustness."""
+    size: int = 32
+    """Side of an image in pixels."""
+    seed: int = 2
+    look: Look = field(default_factory=Look)
+
+    @property
+    def images(self) -> int:
+        """Number of images drawn; those of several layouts count once."""
+        # The training and validation splits; two sets of five classes and two of ten.
+        return self.count("train") + 4 * self.count("val")
+
+    def count(self, split: str) -> int:
+        """Number of images in a split."""
+        per_class = {"unlabeled": 0, "train": self.train_per_class, "val": self.val_per_class}
+        return per_class[split] * len(CLASSES)
+
+
+@dataclass(frozen=True)
+class CorruptedSpec:
+    """The validation images of another world with each of ImageNet-C's corruptions in each severity."""
+
+    name: str
+    clean: FacesSpec
+
+    @property
+    def images(self) -> int:
+        """Number of corrupted images."""
+        return len(CORRUPTIONS) * len(SEVERITIES) * self.clean.count("val")
+
+
+DrawnSpec = WorldSpec | DenseSpec | FacesSpec
+Spec = DrawnSpec | CorruptedSpec
+
+FACES = FacesSpec("faces", train_per_class=100, val_per_class=10)
+TINY_FACES = FacesSpec("tiny-faces", train_per_class=4, val_per_class=2)
 
 SPECS: dict[str, Spec] = {
     spec.name: spec
@@ -80,10 +123,14 @@ SPECS: dict[str, Spec] = {
         WorldSpec("tiny", unlabeled=200, train_per_class=20, val_per_class=8),
         DenseSpec("scenes", train=2_000, val=100, size=32, look=GATHERED),
         DenseSpec("tiny-scenes", train=24, val=8),
+        FACES,
+        TINY_FACES,
+        CorruptedSpec("faces-c", clean=FACES),
+        CorruptedSpec("tiny-faces-c", clean=TINY_FACES),
     )
 }
-"""The worlds that recipes name: `generated/shapes` and `generated/scenes` are the demo's, `generated/tiny`
-and `generated/tiny-scenes` are for tests."""
+"""The worlds that recipes name: `generated/shapes`, `generated/scenes`, `generated/faces` and
+`generated/faces-c` are the demo's, those called tiny are for tests."""
 
 
 def named(spec: Spec | str) -> Spec:
@@ -101,7 +148,7 @@ def named(spec: Spec | str) -> Spec:
     return SPECS[spec]
 
 
-def identity(spec: Spec) -> dict[str, Any]:
+def identity(spec: DrawnSpec) -> dict[str, Any]:
     """A spec as plain values, for its digest.
 
     Parameters of the look that were added later count where they are used, so that the worlds of before keep
@@ -113,7 +160,7 @@ def identity(spec: Spec) -> dict[str, Any]:
     return values
 
 
-def scenes(spec: Spec, split: str) -> Iterator[Scene]:
+def scenes(spec: DrawnSpec, split: str) -> Iterator[Scene]:
     """The scenes of a split ('unlabeled', 'train' or 'val') in order, drawn as they are asked for."""
     for start in range(0, spec.count(split), CHUNK):
         chunk = range(start, min(start + CHUNK, spec.count(split)))

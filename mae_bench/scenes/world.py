@@ -11,6 +11,12 @@
     a world for dense tasks
         coco/ ade20k/                    in the layouts of these, see `mae_bench.scenes.dense`
 
+    a world of many faces
+        folder/ inat/ places/ ...        in the layouts of these, see `mae_bench.scenes.faces`
+
+    a corrupted world                    in the layout of ImageNet-C, of another world's validation images
+        <corruption>/<severity>/<class>/...
+
 A world is built in a temporary folder beside its place and renamed, so it is there whole or not at all.
 """
 
@@ -30,11 +36,23 @@ from typing import Any
 
 from PIL import Image
 
+from mae_bench.corruptions import CORRUPTIONS, SEVERITIES, library
 from mae_bench.errors import MaeBenchError
-from mae_bench.scenes import dense
+from mae_bench.scenes import dense, faces
 from mae_bench.scenes.draw import draw
 from mae_bench.scenes.shapes import CLASSES
-from mae_bench.scenes.specs import CHUNK, SPLITS, DenseSpec, Spec, WorldSpec, identity, named, scenes
+from mae_bench.scenes.specs import (
+    CHUNK,
+    SPLITS,
+    CorruptedSpec,
+    DenseSpec,
+    FacesSpec,
+    Spec,
+    WorldSpec,
+    identity,
+    named,
+    scenes,
+)
 
 FOLDER = "generated"
 """Folder below the data root that holds the generated worlds."""
@@ -47,8 +65,15 @@ def digest(spec: Spec) -> str:
     """SHA-256 of the spec and of what this generator makes of it.
 
     The first scenes of the training split are drawn and hashed, so that a change of the drawing code is
-    seen without anyone having to raise a version number.
+    seen without anyone having to raise a version number. Corrupted worlds follow from the clean one and from
+    the library that corrupts.
+
+    Raises:
+        MaeBenchError: the world is a corrupted one and the library is missing.
     """
+    if isinstance(spec, CorruptedSpec):
+        made_of = [_LAYOUT, spec.name, digest(spec.clean), [*CORRUPTIONS], SEVERITIES, library()]
+        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     state = hashlib.sha256(json.dumps([_LAYOUT, identity(spec), CLASSES], sort_keys=True).encode())
     probe = draw(spec.look, spec.size, spec.seed, SPLITS.index("train"), range(_PROBE))
     for scene in probe:
@@ -58,6 +83,9 @@ def digest(spec: Spec) -> str:
         state.update(json.dumps([dense.instances(probe, 1, 1), dense.class_list()]).encode())
         for scene in probe:
             state.update(dense.label_map(scene).tobytes())
+    if isinstance(spec, FacesSpec):
+        for part in faces.probe(spec):
+            state.update(part)
     return state.hexdigest()
 
 
@@ -84,7 +112,8 @@ def ensure(data_root: Path, spec: Spec | str, progress: Callable[[int], object] 
             never called when the world is there.
 
     Raises:
-        MaeBenchError: for an unknown name, a folder that is in the way, or a disk that cannot be written.
+        MaeBenchError: for an unknown name, a folder that is in the way, a disk that cannot be written, or a
+            corrupted world where the library that corrupts is missing.
     """
     spec = named(spec)
     place = location(data_root, spec)
@@ -135,6 +164,10 @@ def _build(place: Path, spec: Spec, wanted: str, progress: Callable[[int], objec
         building.chmod(0o755)
         if isinstance(spec, DenseSpec):
             dense.write(building, spec, progress)
+        elif isinstance(spec, FacesSpec):
+            faces.write(building, spec, progress)
+        elif isinstance(spec, CorruptedSpec):
+            _write_corrupted(building, spec, progress)
         else:
             _write_classes(building, spec, progress)
         record = {"digest": wanted, "spec": asdict(spec), "classes": CLASSES}
@@ -145,6 +178,22 @@ def _build(place: Path, spec: Spec, wanted: str, progress: Callable[[int], objec
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _write_corrupted(building: Path, spec: CorruptedSpec, progress: Callable[[int], object]) -> None:
+    """Corrupt the validation images of the clean world, which is made first if it is missing."""
+    from mae_bench.data import corrupting, sources  # these draw worlds themselves
+    from mae_bench.settings import DataSettings
+
+    data_root = building.parent.parent
+    ensure(data_root, spec.clean)
+    root = f"{FOLDER}/{spec.clean.name}/folder"
+    clean = sources.open_source(
+        DataSettings.model_validate({"name": spec.clean.name, "root": root}), "val", data_root
+    )
+    corrupting.make(
+        clean, building, resize=None, crop=None, source_name=f"{root}/val", workers=1, progress=progress
+    )
 
 
 def _write_classes(building: Path, spec: WorldSpec, progress: Callable[[int], object]) -> None:
