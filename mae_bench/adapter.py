@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from mae_bench.settings import FitConfig, TaskConfig
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mae_bench.data import Samples
     from mae_bench.optim import ParamGroup
     from mae_bench.run import Run
+    from mae_bench.survey import Survey
 
 C = TypeVar("C", bound=TaskConfig)
 T = TypeVar("T", bound=FitConfig)
@@ -52,6 +54,7 @@ class Adapter(ABC, Generic[C]):
         needs_backbone: whether `--backbone` must be given.
         engine: what trains, for a task that has several engines, as ``--engine`` names it; None: the task has
             one way alone. The catalogue has siblings as ``FAMILY.ENGINE``.
+        seeded: whether the run's seed decides anything but the weights of ``random:``.
     """
 
     task: ClassVar[str]
@@ -59,6 +62,7 @@ class Adapter(ABC, Generic[C]):
     Config: ClassVar[type[TaskConfig]]
     needs_backbone: ClassVar[bool] = True
     engine: ClassVar[str | None] = None
+    seeded: ClassVar[bool] = True
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -82,6 +86,25 @@ class Adapter(ABC, Generic[C]):
             MaeBenchError: on the first thing that would stop `run`.
         """
         return []
+
+    def survey(self, data_root: Path) -> Survey:
+        """What the task's data is and what is wrong with it, for `mae_bench.auditing`; no image is read.
+
+        Args:
+            data_root: folder that roots of datasets are relative to.
+
+        Raises:
+            MaeBenchError: the task cannot tell.
+        """
+        from mae_bench.errors import MaeBenchError
+        from mae_bench.settings import DataSettings
+
+        data = getattr(self.config, "data", None)
+        if not isinstance(data, DataSettings):
+            raise MaeBenchError(f"the task '{self.task}' does not tell what its data is, to be checked")
+        from mae_bench.data.surveying import survey
+
+        return survey(data, data_root)
 
     def judge(self, run: Run) -> dict[str, float]:
         """Judge a finished run again from the predictions it left, without its model; returns the metrics."""

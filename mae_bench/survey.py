@@ -12,7 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from mae_bench.errors import MaeBenchError
 
 Kind = Literal[
     "layout",  # something is not there or not as expected; nothing more can be said of the split
@@ -26,7 +29,10 @@ Kind = Literal[
     "label-range",  # a label outside of what is allowed
     "annotation",  # boxes outside of the image, empty masks, label maps of another size
     "leak",  # one image in two splits
-    "duplicate",  # one image twice in a split: worth knowing, no fault
+    "label-conflict",  # one image twice in a split, as two classes
+    "damaged",  # an image that can be decoded, though the decoder complains
+    "duplicate",  # one image twice in a split
+    "unused",  # a class or category that nothing in the training split shows
 ]
 
 
@@ -38,11 +44,13 @@ class Finding:
         kind: what sort of fault.
         where: the file, folder or split.
         message: what is wrong there and what to do.
+        note: it is worth knowing, but no fault.
     """
 
     kind: Kind
     where: str
     message: str
+    note: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,13 @@ class Part:
             decoded, a label map with labels out of range. Runs in forked worker processes.
         classes: names of the classes in order; None where the items have no class.
         labels: item -> class, for counting; None likewise.
+        pixels: the content of a readable image -> a digest of its pixels, 16 bytes, by which a picture is
+            known again that was stored otherwise; None: only equal files are found.
+        shows: (item, that content) -> the classes that it shows, where only reading it tells; those of
+            `classes` that no item of ``train`` shows are noted.
+        files: item -> the files whose sizes and times of change tell whether it has to be read again; None:
+            the one that `title` names. What has no such file is read in every check.
+        version: digest of what else `faults` depends on: settings, annotations, the state of a container.
     """
 
     name: str
@@ -69,6 +84,10 @@ class Part:
     faults: Callable[[int, bytes], list[Finding]]
     classes: Sequence[str] | None = None
     labels: Callable[[int], int] | None = None
+    pixels: Callable[[bytes], bytes] | None = None
+    shows: Callable[[int, bytes], Sequence[int]] | None = None
+    files: Callable[[int], Sequence[str]] | None = None
+    version: str = ""
 
 
 @dataclass
@@ -88,3 +107,11 @@ class Survey:
     findings: list[Finding] = field(default_factory=list)
     disjoint: tuple[str, ...] = ("train", "val")
     fingerprint: str | None = None
+
+    def tell(self, where: str, error: MaeBenchError, otherwise: Kind = "layout") -> None:
+        """Add the fault that an error tells of, of the kind `otherwise` if it says none.
+
+        What is wrong with one split is often met again on the way to the other: it is added once.
+        """
+        if all(finding.message != str(error) for finding in self.findings):
+            self.findings.append(Finding(error.kind or otherwise, where, str(error)))

@@ -220,7 +220,8 @@ def _look_up(
     if len(wrong):
         raise MaeBenchError(
             f"{path}: annotation {ids[wrong[0]]} has the {key} {values[wrong[0]]}, which '{table}' does not "
-            "list; add it there or remove the annotation"
+            "list; add it there or remove the annotation",
+            kind="label-range" if table == "categories" else "annotation",
         )
     return place.astype(np.int64)
 

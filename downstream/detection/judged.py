@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from downstream.detection.evaluation import Finder
     from downstream.detection.source import CocoSource
     from mae_bench.run import Run
+    from mae_bench.survey import Survey
 
 DETECTIONS_FILE = "detections.json"
 PICTURE_FILE = "detections.png"
@@ -79,6 +80,13 @@ class JudgedDetection(Adapter[C]):
         scores = score(source, detections, run, self.kinds(run))
         run.record(details={"per_class": scores.per_class})
         return self._headlines_first(scores.metrics)
+
+    def survey(self, data_root: Path) -> Survey:
+        """Images and annotations of the splits that are used, and what is wrong with them."""
+        from downstream.detection.surveying import survey
+
+        only_judged = bool(getattr(self.config, "evaluate_only", False))
+        return survey(self.data, data_root, ("val",) if only_judged else ("train", "val"))
 
     def judge(self, run: Run) -> dict[str, float]:
         """AP of the detections in the run's folder."""

@@ -98,7 +98,18 @@ class CocoSource:
         """
         with open(self.name(index), "rb", buffering=0) as file:
             data = file.read()
-        stored = decode(data, self.channels)
+        return self.upright(index, data, decode(data, self.channels))
+
+    def upright(self, index: int, data: bytes, stored: Tensor) -> Tensor:
+        """The image as people see it, uint8 ``(C, h, w)``.
+
+        Args:
+            data: the content of its file.
+            stored: what that decodes to.
+
+        Raises:
+            MaeBenchError: its size is not that of the annotation file.
+        """
         image = _TURNS.get(_orientation(data), lambda same: same)(stored)
         if tuple(image.shape[1:]) != self.size(index):
             height, width = self.size(index)
@@ -107,7 +118,8 @@ class CocoSource:
                 hint = "its EXIF data says that it lies on its side; store it upright, or without EXIF data"
             raise MaeBenchError(
                 f"{self.name(index)} is {image.shape[1]} pixels high and {image.shape[2]} wide, but "
-                f"{self.annotation_file} says {height} and {width}: {hint}"
+                f"{self.annotation_file} says {height} and {width}: {hint}",
+                kind="annotation",
             )
         return image
 
@@ -177,18 +189,19 @@ def open_split(data: DetectionData, split: Split, data_root: Path) -> CocoSource
             to train on.
     """
     make_if_generated(data.root, data_root)
-    annotations = _read(data, split, data_root)
+    annotations = annotations_of(data, split, data_root)
     if data.classes is not None and len(annotations.categories) != data.classes:
         raise MaeBenchError(
             f"{annotations.path} lists {len(annotations.categories)} categories, but data.classes is "
-            f"{data.classes}"
+            f"{data.classes}",
+            kind="wrong-count",
         )
     part = getattr(data, split)
     folder = data_root / data.root / part.images
     _check_images(annotations, folder, data.max_bad_images, f"data.{split}.images = '{part.images}'")
     if split == "val":
         return CocoSource(annotations, folder, channels=data.channels)
-    _compare_categories(annotations, _read(data, "val", data_root))
+    _compare_categories(annotations, annotations_of(data, "val", data_root))
     chosen = annotations.trainable() if data.filter_empty else None
     if chosen is not None and not len(chosen):
         raise MaeBenchError(
@@ -202,7 +215,12 @@ def open_split(data: DetectionData, split: Split, data_root: Path) -> CocoSource
 _READ: dict[tuple[str, int, int], Annotations] = {}
 
 
-def _read(data: DetectionData, split: Split, data_root: Path) -> Annotations:
+def annotations_of(data: DetectionData, split: Split, data_root: Path) -> Annotations:
+    """The annotation file of a split; read again only if it has changed.
+
+    Raises:
+        MaeBenchError: it is missing, or see `read_annotations`.
+    """
     path = data_root / data.root / getattr(data, split).annotations
     if not path.is_file():
         raise _missing(path, f"data.{split}.annotations = '{getattr(data, split).annotations}'")
@@ -220,27 +238,37 @@ def _missing(path: Path, setting: str) -> MaeBenchError:
     there = sorted(entry.name for entry in around.iterdir())
     return MaeBenchError(
         f"{path} is missing ({setting}). {around} holds {some(there) if there else 'nothing'}"
-        f"{near(lacking, there)}"
+        f"{near(lacking, there)}",
+        kind="layout",
     )
 
 
 def _check_images(annotations: Annotations, folder: Path, allowed: int, setting: str) -> None:
-    """Look for every image, by listing folders: asking for each file takes minutes on network storage."""
     if not folder.is_dir():
         raise _missing(folder, setting)
+    missing = [annotations.names[image] for image in missing_images(annotations, folder)]
+    if len(missing) > allowed:
+        raise MaeBenchError(
+            f"{folder} lacks {len(missing)} of the {len(annotations.names)} images that {annotations.path} "
+            f"lists: {some(missing, 3)}. Complete it, or correct {setting}",
+            kind="missing-file",
+        )
+
+
+def missing_images(annotations: Annotations, folder: Path) -> list[int]:
+    """Numbers of the images that are not there.
+
+    Folders are listed for it: asking for each file takes minutes on network storage.
+    """
     listed: dict[str, set[str]] = {}
     missing = []
-    for name in annotations.names:
+    for image, name in enumerate(annotations.names):
         place = os.path.join(folder, os.path.dirname(name))
         if place not in listed:
             listed[place] = set(os.listdir(place)) if os.path.isdir(place) else set()
         if os.path.basename(name) not in listed[place]:
-            missing.append(name)
-    if len(missing) > allowed:
-        raise MaeBenchError(
-            f"{folder} lacks {len(missing)} of the {len(annotations.names)} images that {annotations.path} "
-            f"lists: {some(missing, 3)}. Complete it, or correct {setting}"
-        )
+            missing.append(image)
+    return missing
 
 
 def _compare_categories(train: Annotations, val: Annotations) -> None:
@@ -254,5 +282,6 @@ def _compare_categories(train: Annotations, val: Annotations) -> None:
     ]
     raise MaeBenchError(
         f"the categories of {train.path} and {val.path} differ (id: training / validation): "
-        f"{some(differing, 4)}. Give both files the same list"
+        f"{some(differing, 4)}. Give both files the same list",
+        kind="class-order",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,13 +88,17 @@ class SegmentationSource:
         """
         image = self.image(index)
         labels = self.reader.read(self.label_path(index))
+        self.check_size(index, image, labels)
+        return image, labels
+
+    def check_size(self, index: int, image: torch.Tensor, labels: torch.Tensor) -> None:
+        """Raise a MaeBenchError if an image and its label map differ in size."""
         if image.shape[-2:] != labels.shape:
             sizes = [f"{width}x{height}" for height, width in (image.shape[-2:], labels.shape)]
             raise MaeBenchError(
                 f"image {self.name(index)} has {sizes[0]} pixels, but its label map {self.label_path(index)} "
                 f"{sizes[1]}; they must be of one size"
             )
-        return image, labels
 
 
 class SegmentationDataset(Samples):
@@ -181,14 +186,8 @@ def open_split(data: SegmentationData, split: Split, data_root: Path) -> Segment
         MaeBenchError: a missing or empty folder, an image without label map or the other way round, two
             images of one stem, a broken class list.
     """
-    make_if_generated(data.root, data_root)
-    root, folders = data_root / data.root, getattr(data, split)
-    images, labels = root / folders.images, root / folders.labels
-    if images.resolve() == labels.resolve():
-        raise MaeBenchError(f"data.{split}.images and .labels are the same folder, {images}; give two")
-    classes = class_list(data.class_list, root)
-    found = _by_stem(images, f"data.{split}.images", EXTENSIONS)
-    maps = _by_stem(labels, f"data.{split}.labels", (".png",))
+    listed = list_split(data, split, data_root)
+    found, maps, images, labels = listed.found, listed.maps, listed.images, listed.labels
     lacking, left = sorted(found.keys() - maps.keys()), sorted(maps.keys() - found.keys())
     if lacking:
         raise MaeBenchError(
@@ -200,10 +199,54 @@ def open_split(data: SegmentationData, split: Split, data_root: Path) -> Segment
             f"{len(left)} label maps of {labels} have no image in {images}: "
             f"{some([stem + '.png' for stem in left])}"
         )
+    return source_of(data, listed, data_root, sorted(found))
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The files of a split, before it is known that they are pairs.
+
+    Attributes:
+        images: folder of the images.
+        labels: folder of the label maps.
+        found: path of each image below its folder without extension -> the extension.
+        maps: likewise for the label maps.
+    """
+
+    images: Path
+    labels: Path
+    found: dict[str, str]
+    maps: dict[str, str]
+
+
+def list_split(data: SegmentationData, split: Split, data_root: Path) -> Listed:
+    """The files of a split.
+
+    Raises:
+        MaeBenchError: a missing or empty folder, two files of one stem.
+    """
+    make_if_generated(data.root, data_root)
+    root, folders = data_root / data.root, getattr(data, split)
+    images, labels = root / folders.images, root / folders.labels
+    if images.resolve() == labels.resolve():
+        raise MaeBenchError(f"data.{split}.images and .labels are the same folder, {images}; give two")
+    found = _by_stem(images, f"data.{split}.images", EXTENSIONS)
+    maps = _by_stem(labels, f"data.{split}.labels", (".png",))
+    return Listed(images, labels, found, maps)
+
+
+def source_of(
+    data: SegmentationData, listed: Listed, data_root: Path, stems: Sequence[str]
+) -> SegmentationSource:
+    """Some images of a split, each of which has a label map.
+
+    Raises:
+        MaeBenchError: a broken class list.
+    """
+    classes = class_list(data.class_list, data_root / data.root)
     reader = LabelReader(len(classes), zero_is_ignored=data.zero_is_ignored, ignore_label=data.ignore_label)
-    stems = sorted(found)
-    extensions = [found[stem] for stem in stems]
-    return SegmentationSource(images, labels, stems, extensions, classes, reader, data.channels)
+    extensions = [listed.found[stem] for stem in stems]
+    return SegmentationSource(listed.images, listed.labels, stems, extensions, classes, reader, data.channels)
 
 
 def _by_stem(folder: Path, key: str, extensions: Iterable[str]) -> dict[str, str]:

@@ -184,7 +184,8 @@ class LabelReader:
         return MaeBenchError(
             f"label map {path} holds {listed}, but the {self.classes} classes are numbered {self.first} to "
             f"{self.first + self.classes - 1}{also}; see data.class_list, data.zero_is_ignored and "
-            "data.ignore_label"
+            "data.ignore_label",
+            kind="label-range",
         )
 
 
@@ -202,7 +203,8 @@ def _numbers(path: Path) -> NDArray[np.unsignedinteger]:
     if mode not in _NUMBERED:
         raise MaeBenchError(
             f"label map {path} is a colour image (mode {mode}); expected one number a pixel: a PNG in grey "
-            "of up to 16 bits or with a palette"
+            "of up to 16 bits or with a palette",
+            kind="annotation",
         )
     if mode == "I":
         numbers = np.clip(numbers, 0, (1 << 16) - 1).astype(np.uint16)

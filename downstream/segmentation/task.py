@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from downstream.segmentation.settings import SegmentationConfig
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from downstream.segmentation.segmenter import Segmenter
     from mae_bench.backbones import Backbone
     from mae_bench.run import Run
+    from mae_bench.survey import Survey
 
 PREDICTIONS = "predictions"
 PICTURE_FILE = "segmentation.png"
@@ -118,6 +120,12 @@ class Segmentation(TrainedAdapter[SegmentationConfig]):
                     f"{batch}."
                 ]
             )
+
+    def survey(self, data_root: Path) -> Survey:
+        """Images and label maps of both splits, and what is wrong with them."""
+        from downstream.segmentation.surveying import survey
+
+        return survey(self.config.data, data_root)
 
     def judge(self, run: Run) -> dict[str, float]:
         """The metrics of the label maps in the run's folder."""

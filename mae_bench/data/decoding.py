@@ -22,6 +22,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+import zlib
 
 import numpy as np
 import torch
@@ -34,9 +35,10 @@ from mae_bench.errors import MaeBenchError
 # First bytes -> the operator behind torchvision's `decode_jpeg` or `decode_png`. The functions themselves add
 # a deprecation warning to every call, and a quarter to the time that a small image takes.
 _READ_RGB = 3  # torchvision.io.ImageReadMode.RGB
+_PNG = b"\x89PNG\r\n\x1a\n"
 _FAST = {
     magic: getattr(torch.ops.image, name)
-    for magic, name in ((b"\xff\xd8\xff", "decode_jpeg"), (b"\x89PNG\r\n\x1a\n", "decode_png"))
+    for magic, name in ((b"\xff\xd8\xff", "decode_jpeg"), (_PNG, "decode_png"))
     if hasattr(torch.ops.image, name)
 }
 _NUMPY = b"\x93NUMPY"
@@ -74,6 +76,8 @@ def decode(data: bytes | Image.Image | Tensor, channels: int = 3) -> Tensor:
             return _from_numpy(data, channels)
         for magic, operator in _FAST.items() if channels == 3 else ():
             if data.startswith(magic):
+                if magic == _PNG:
+                    _check_sums(data)
                 # torch warns about memory that it may not write to; `bytearray` is a copy that it may.
                 buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
                 return _upper_byte(operator(buffer, _READ_RGB, False))
@@ -84,6 +88,20 @@ def decode(data: bytes | Image.Image | Tensor, channels: int = 3) -> Tensor:
     except Exception as error:
         # Broken files make image libraries raise nearly anything: OSError, SyntaxError, struct.error, ...
         raise UnreadableImageError(_reason(error)) from error
+
+
+def _check_sums(data: bytes) -> None:
+    """Refuse a PNG file with damage in a chunk that matters: torchvision 0.29 ends the process on it."""
+    at, kind = len(_PNG), b""
+    while at + 12 <= len(data) and kind != b"IEND":  # length, kind, content, checksum
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        end = at + 8 + length
+        if end + 4 > len(data):
+            return  # cut off; the decoder says so, if it matters
+        wrong = zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4])
+        if wrong and kind[:1].isupper():  # others hold no pixels, and decoders pass over them
+            raise UnreadableImageError(f"the checksum of its chunk {kind.decode('latin-1')} is wrong")
+        at = end + 4
 
 
 def as_rgb(image: Tensor) -> Tensor:

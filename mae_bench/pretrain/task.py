@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mae_bench.data import ImageDataset
     from mae_bench.pretrain.model import MaskedAutoencoder
     from mae_bench.run import Run
+    from mae_bench.survey import Survey
 
 EVALUATION_BATCH = 128
 
@@ -185,6 +186,14 @@ class MAEPretraining(TrainedAdapter[MAEConfig]):
             f"data {self.config.data.name}: {len(images):,} training images",
             f"evaluation on {len(evaluated):,} images of {self.config.evaluate_on}",
         ]
+
+    def survey(self, data_root: Path) -> Survey:
+        """The images that are trained on and those that the loss is measured on, without classes."""
+        from mae_bench.data.surveying import survey
+
+        splits: tuple[Literal["train", "val"], ...] = ("train", "val")
+        splits = splits if self.config.evaluate_on == "val" else ("train",)
+        return survey(self.config.data, data_root, labelled=False, splits=splits)
 
     def visualize(self, run: Run, images: list[str], count: int) -> list[str]:
         """Draw original, masked image, reconstruction, and that with the visible patches put back."""
