@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae_bench import registry, resources, settings, validation, yamlfile
+from mae_bench import registry, resources, roots, settings, validation, yamlfile
 from mae_bench.adapter import Adapter
 from mae_bench.errors import MaeBenchError, near
 from mae_bench.resources import Kind
+from mae_bench.roots import Placed
 from mae_bench.settings import TaskConfig
 from mae_bench.validation import Origin
 
@@ -74,6 +75,7 @@ def resolve(
     extra: Mapping[str, Any] | None = None,
     kind: Kind | None = None,
     engine: str | None = None,
+    named: Mapping[str, Placed] | None = None,
 ) -> Resolved:
     """Read a recipe, lay overrides over it and validate the whole against its adapter's settings.
 
@@ -82,6 +84,7 @@ def resolve(
         extra: further values by their dotted path, from options such as `--seed`.
         kind: ``pretrain`` or ``tasks`` to accept only recipes of that kind; None: both.
         engine: what is to train, for a task with several engines; None: as the recipe says.
+        named: folders of this machine that stand for roots (`mae_bench.roots`); None: roots stay as written.
 
     Raises:
         MaeBenchError: no such recipe, adapter or engine, an unknown key, a wrong type, a missing value: one
@@ -105,6 +108,7 @@ def resolve(
     if isinstance(values.get("backbone"), str):
         values["backbone"] = registry.normalise_backbone(values["backbone"])
     config = validation.validate(adapter_class.Config, values, origins)
+    config = roots.put(config, origins, named or {})
     return Resolved(config, origins, adapter_class, path)
 
 

@@ -1,4 +1,4 @@
-"""Where the recipes, table layouts and backbone aliases are, in a checkout and in an installed wheel.
+"""Where recipes, table layouts, backbone aliases and facts about datasets are: in a checkout and in a wheel.
 
 A checkout is preferred, because an editable install leaves a copy behind that grows stale. This module
 imports no torch.
@@ -19,7 +19,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def configs_dir() -> Path:
-    """The folder of recipes and backbone aliases: `pretrain/`, `tasks/`, `demo/`, `backbones/`."""
+    """The folder of recipes and names: `pretrain/`, `tasks/`, `demo/`, `backbones/`, `datasets/`."""
     return _folder("configs")
 
 
@@ -69,6 +69,11 @@ def tables() -> dict[str, Path]:
 def backbones() -> dict[str, Path]:
     """Name -> file of the backbones that have a name of their own, sorted (`mae_bench.backbones.aliases`)."""
     return dict(sorted(_yaml_files(configs_dir() / "backbones").items()))
+
+
+def datasets() -> dict[str, Path]:
+    """Name -> file of the datasets that something is known of, sorted (`mae_bench.datasets`)."""
+    return _yaml_files(configs_dir() / "datasets")
 
 
 def _yaml_files(folder: Path) -> dict[str, Path]:
