@@ -24,6 +24,7 @@ ADAPTERS: dict[str, str] = {
     "native.detectron2": f"downstream.detection.detectron2.native:Detectron2Native {_DETECTRON2}",
     "native.mmdet": "downstream.detection.mmdet.native:MMDetNative [openmmlab]",
     "native.mmseg": "downstream.segmentation.mmseg.native:MMSegNative [openmmlab]",
+    "robustness.imagenet": "downstream.robustness.task:Robustness",
     "segmentation.mmseg": "downstream.segmentation.mmseg.task:MMSeg [openmmlab]",
     "segmentation.native": "downstream.segmentation.task:Segmentation",
 }

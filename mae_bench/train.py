@@ -336,7 +336,10 @@ class _Fit:
                 state = {
                     name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()
                 }
-                write_atomic(self.run.folder / "model.safetensors", save(state))
+                content = save(state)
+                write_atomic(self.run.folder / "model.safetensors", content)
+                # Whoever uses them later can tell that they are the ones that were reported.
+                self.run.record(details={"model_sha256": hashlib.sha256(content).hexdigest()})
                 self.adapter.finish(self.model, self.run)
             # The optimiser's state has done its service; one checkpoint stays, for going on with more steps.
             checkpoints.drop_all_but(self.folder, 1)

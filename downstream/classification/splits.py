@@ -7,8 +7,12 @@ from functools import cached_property
 
 from mae_bench.augment import eval_transform
 from mae_bench.data import ImageDataset, joint_fingerprint, train_dataset, val_dataset
+from mae_bench.files import write_atomic
 from mae_bench.run import Run
 from mae_bench.settings import DataSettings
+
+CLASSES_FILE = "classes.txt"
+"""The name of each class a line, in the order of labels and logits, in the run's folder."""
 
 
 class Splits:
@@ -45,7 +49,8 @@ class Splits:
         return len(self.train.classes)
 
     def record(self) -> None:
-        """Put the identity of both splits into the result."""
+        """Put the identity of both splits into the result, and the names of the classes into the folder."""
+        self._leave_classes()
         self._run.record(
             dataset={
                 "name": self._data.name,
@@ -54,6 +59,12 @@ class Splits:
                 "classes": self.classes,
             }
         )
+
+    def _leave_classes(self) -> None:
+        """Write the classes once; whoever uses the classifier later needs to know what its outputs are."""
+        path = self._run.folder / CLASSES_FILE
+        if self._run.is_main and not path.exists():
+            write_atomic(path, "".join(f"{name}\n" for name in self.train.classes))
 
 
 def unaugmented(data: DataSettings) -> bool:
