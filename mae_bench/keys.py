@@ -22,7 +22,7 @@ _SECOND = 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
 
 # What a key is for; keys of different uses are unrelated.
-SAMPLE, ORDER, HOLDOUT = 0, 1, 2
+SAMPLE, ORDER, HOLDOUT, SUBSET = 0, 1, 2, 3
 
 
 def _mix(value: int) -> int:
@@ -39,7 +39,7 @@ def key_of(seed: int, epoch: int, index: int, use: int = SAMPLE) -> int:
         seed: the run's seed.
         epoch: how often the dataset has been gone through before.
         index: position in the dataset.
-        use: what the key is for (`SAMPLE`, `ORDER`, `HOLDOUT`).
+        use: what the key is for (`SAMPLE`, `ORDER`, `HOLDOUT`, `SUBSET`).
     """
     return _mix(_mix(_mix(_mix(use) + seed) + epoch) + index) >> 1
 

@@ -1,9 +1,10 @@
 """Data, from files to batches; image classification here, other tasks derive from `Samples`.
 
-`sources`, `readers` and `archives` list and read containers, `tars` reads tar files at random, `classes`
-settles which classes there are, `decoding` makes tensors of files, `dataset` puts it together, `memory` keeps
-decoded images, `loaders` makes batches. Everything random is a function of (seed, epoch, index): see
-`mae_bench.keys`.
+`sources` opens a split: `readers` and `archives` list and read containers, `inaturalist` and `filelists` the
+files that name images (`json_lists` reads large JSON, `presence` looks for the images), `tars` reads tar
+files at random, `classes` settles which classes there are, `subsets` takes a part of the training images.
+`decoding` makes tensors of files, `dataset` puts it together, `memory` keeps decoded images, `loaders` makes
+batches. Everything random is a function of (seed, epoch, index): see `mae_bench.keys`.
 """
 
 from mae_bench.data.dataset import ImageDataset, Named, Samples, holdout, numbers, train_dataset, val_dataset

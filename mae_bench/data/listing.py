@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Protocol, overload
 
 import numpy as np
@@ -23,6 +26,18 @@ class Reader(Protocol):
     def read(self, index: int) -> bytes: ...
 
 
+class FolderReader:
+    """Files below a folder."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self._root = str(root) + "/"
+        self._names = names
+
+    def read(self, index: int) -> bytes:
+        with open(self._root + self._names[index], "rb", buffering=0) as file:
+            return file.read()
+
+
 class Names(Sequence[str]):
     """A long list of strings in two flat buffers.
 
@@ -30,10 +45,16 @@ class Names(Sequence[str]):
     its reference count.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        encoded = [os.fsencode(name) for name in names]
-        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        self._bytes = b"".join(encoded)
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._bytes = bytearray()
+        self._ends = array("q", [0])
+        for name in names:
+            self.append(name)
+
+    def append(self, name: str) -> None:
+        """Add a string. Raises UnicodeEncodeError for one that cannot be the name of a file."""
+        self._bytes += os.fsencode(name)
+        self._ends.append(len(self._bytes))
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -47,10 +68,62 @@ class Names(Sequence[str]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]])
+        return os.fsdecode(self._encoded(index))
 
     def __iter__(self) -> Iterator[str]:
         return (self[index] for index in range(len(self)))
+
+    def _encoded(self, index: int) -> bytes:
+        return bytes(self._bytes[self._ends[index] : self._ends[index + 1]])
+
+    def take(self, places: NDArray[np.int64]) -> Names:
+        """The strings at these places, in this order."""
+        taken = Names()
+        for place in places.tolist():
+            taken._bytes += self._bytes[self._ends[place] : self._ends[place + 1]]
+            taken._ends.append(len(taken._bytes))
+        return taken
+
+    def repeated(self) -> tuple[int, int] | None:
+        """The places of two equal strings, the second as early as possible; None: all differ."""
+        hashes = np.fromiter((hash(self._encoded(place)) for place in range(len(self))), np.int64, len(self))
+        order = np.argsort(hashes, kind="stable")
+        twice = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+        first: dict[str, int] = {}
+        for place in np.unique(np.concatenate([order[twice], order[twice + 1]])).tolist():
+            if first.setdefault(self[place], place) != place:
+                return first[self[place]], place
+        return None
+
+    def order(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The places of the strings, sorted by their labels and then as the strings are; both ``(N,)``."""
+        order = np.argsort(labels, kind="stable")
+        ends = np.cumsum(np.bincount(labels)).tolist()
+        for start, end in pairwise([0, *ends]):
+            # UTF-8 sorts as the characters do.
+            order[start:end] = sorted(order[start:end].tolist(), key=self._encoded)
+        return order
+
+
+def astray(name: str) -> str | None:
+    """What keeps a string of an annotation file or list from being the path of a file below a folder."""
+    if not name or name.endswith("/"):
+        return "names no file"
+    if name.startswith("/"):
+        return "is an absolute path"
+    if ".." in name and ".." in name.split("/"):
+        return "leaves the folder of images by '..'"
+    if "\0" in name or not (name.isascii() or _can_be_stored(name)):
+        return "holds a character that no file's name can hold"
+    return None
+
+
+def _can_be_stored(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass

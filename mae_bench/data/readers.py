@@ -1,10 +1,12 @@
-"""Finding the images of a split: in folders and Hugging Face datasets here, in tar files in `archives`."""
+"""Finding the images of a split: in folders and Hugging Face datasets here.
+
+`archives` does it in tar files, `inaturalist` and `filelists` in the files that name images.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,7 +14,10 @@ import numpy as np
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 
 from mae_bench.data.archives import list_shards, list_tars
-from mae_bench.data.listing import EXTENSIONS, Listing, Names, Opened, leaf_classes, some
+from mae_bench.data.classes import read_indexed_class_list
+from mae_bench.data.filelists import Bound, list_file
+from mae_bench.data.inaturalist import list_inaturalist
+from mae_bench.data.listing import EXTENSIONS, FolderReader, Listing, Names, Opened, leaf_classes, some
 from mae_bench.data.tars import shards
 from mae_bench.errors import MaeBenchError, near
 from mae_bench.settings import DataSettings
@@ -24,7 +29,12 @@ LAYOUTS = {
     "hf": "the name of a Hugging Face dataset, or a folder that datasets.load_dataset can read",
     "webdataset": "a folder of shards SPLIT/*.tar, or a range SPLIT-{000..127}.tar, with samples KEY.jpg, "
     "KEY.cls (or KEY.json)",
+    "inat": "SPLIT, an annotation file of an iNaturalist competition: JSON with images, categories and "
+    "annotations",
+    "filelist": "SPLIT, a text file with 'FILE LABEL' a line",
 }
+NAMING = ("inat", "filelist")
+"""Sources whose images are named in a file, and found in a folder below `data.root`."""
 
 
 class MissingSplitError(MaeBenchError):
@@ -42,9 +52,16 @@ def list_split(data: DataSettings, split: str, data_root: Path, *, labelled: boo
         MaeBenchError: the container is broken, or its images are not sorted into classes.
     """
     part = data.train if split == "train" else data.val
+    for key in ("train_images", "val_images"):
+        if getattr(data, key) is not None and data.source not in NAMING:
+            raise MaeBenchError(f"data.{key}: only for source {' or '.join(NAMING)}, not {data.source}")
     if data.source == "hf":
         return _list_hf(data, part, data_root, labelled)
     where = data_root / data.root / part
+    if data.source in NAMING:
+        if not where.is_file():
+            raise _missing(data, split, where)
+        return _list_named(data, split, where, data_root / data.root, labelled)
     if data.source == "folder":
         if not where.is_dir():
             raise _missing(data, split, where)
@@ -57,36 +74,43 @@ def list_split(data: DataSettings, split: str, data_root: Path, *, labelled: boo
     return list_shards(where, tars, labelled, data.label_key, data.classes)
 
 
+def _list_named(data: DataSettings, split: str, where: Path, root: Path, labelled: bool) -> Opened:
+    images = data.train_images if split == "train" else data.val_images
+    if data.source == "inat":
+        return list_inaturalist(where, root, images, labelled)
+    bound = None
+    if data.class_list is not None:
+        path = root / data.class_list
+        bound = Bound(len(read_indexed_class_list(path)), f"{path} (data.class_list)")
+    elif data.classes is not None:
+        bound = Bound(data.classes, "data.classes")
+    return list_file(where, root / images if images is not None else root, bound, labelled)
+
+
+def layout(data: DataSettings, split: str) -> str:
+    """What a split looks like, for messages."""
+    return LAYOUTS[data.source].replace("SPLIT", data.train if split == "train" else data.val)
+
+
 def _missing(data: DataSettings, split: str, where: Path) -> MissingSplitError:
     key = f"data.{split}"
+    what = "file" if data.source in NAMING else f"{data.source} images"
     part = data.train if split == "train" else data.val
     missing, around = where.name, where.parent
     while not around.is_dir():
         missing, around = around.name, around.parent
-    if where.is_dir():
+    if where.is_dir() and data.source not in NAMING:
         around = where
     there = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in around.iterdir())
     return MissingSplitError(
-        f"{where}: no {data.source} images there ({key} = '{part}' of data.root = '{data.root}'). "
-        f"Expected {LAYOUTS[data.source].replace('SPLIT', part)}. "
+        f"{where}: no {what} there ({key} = '{part}' of data.root = '{data.root}'). "
+        f"Expected {layout(data, split)}. "
         f"{around} holds {some(there) if there else 'nothing'}"
         f"{near(missing, [name.rstrip('/') for name in there])}"
     )
 
 
 # ---------------------------------------------------------------- folders
-
-
-class FolderReader:
-    """Files below a folder."""
-
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self._root = str(root) + "/"
-        self._names = names
-
-    def read(self, index: int) -> bytes:
-        with open(self._root + self._names[index], "rb", buffering=0) as file:
-            return file.read()
 
 
 def _list_folder(root: Path, labelled: bool) -> Opened:
@@ -172,7 +196,8 @@ def _list_hf(data: DataSettings, part: str, data_root: Path, labelled: bool) -> 
     ids = np.asarray(table.with_format("numpy")[data.label_key][:], dtype=np.int64)
     if len(ids) and ids.min() < 0:
         raise MaeBenchError(
-            f"{where}: image {int(np.argmin(ids))} has the label {ids.min()}: the split is unlabelled"
+            f"{where}: image {int(np.argmin(ids))} has the label {ids.min()}: the split is unlabelled",
+            kind="label-range",
         )
     vocabulary = getattr(table.features[data.label_key], "names", None)
     if vocabulary is None:

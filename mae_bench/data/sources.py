@@ -1,4 +1,4 @@
-"""Where images come from: class folders, tar files, Hugging Face datasets, webdataset shards.
+"""Where images come from: class folders, tar files, files that name images, Hugging Face datasets, shards.
 
 Every source is a fixed sequence: image i, its label, its name. Order, shuffling, sharding and resuming are
 decided elsewhere, so they are the same and exact for all of them. Folders and Hugging Face datasets are read
@@ -19,9 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from mae_bench import scenes, screen
-from mae_bench.data.classes import label_by_file, read_class_list, settle
+from mae_bench.data.classes import label_by_file, read_class_list, read_indexed_class_list, settle
+from mae_bench.data.inaturalist import compare_categories
 from mae_bench.data.listing import Listing, Names, Reader
-from mae_bench.data.readers import LAYOUTS, MissingSplitError, list_split
+from mae_bench.data.presence import check_files
+from mae_bench.data.readers import NAMING, MissingSplitError, layout, list_split
+from mae_bench.data.subsets import choose
 from mae_bench.errors import MaeBenchError
 from mae_bench.settings import DataSettings
 
@@ -90,6 +93,22 @@ class ListedSource:
         """
         return fingerprint_of(self.classes, zip(self._names, self.labels.tolist(), strict=True))
 
+    def part(self, chosen: NDArray[np.int64]) -> ListedSource:
+        """Some of the images, as a source that knows of no others."""
+        reader = _PartReader(self._reader, chosen)
+        return ListedSource(self._prefix, self._names.take(chosen), self.labels[chosen], self.classes, reader)
+
+
+class _PartReader:
+    """Some of the images of another reader."""
+
+    def __init__(self, base: Reader, chosen: NDArray[np.int64]) -> None:
+        self._base = base
+        self._chosen = chosen
+
+    def read(self, index: int) -> bytes:
+        return self._base.read(int(self._chosen[index]))
+
 
 def fingerprint_of(classes: Sequence[str], samples: Iterable[tuple[str, int]]) -> str:
     """SHA-256 of a class list and of the (name, label) of every image, in order, as 64 hex digits."""
@@ -156,7 +175,8 @@ def open_source(data: DataSettings, split: Split, data_root: Path, *, labelled: 
     """The images of one split of a dataset.
 
     The class order is that of `data.class_list` if given, else that of the training split where there is one
-    (folder names sorted, as plain strings), so that a label means the same in both splits.
+    (folder names sorted, as plain strings; categories by their ids), so that a label means the same in both
+    splits. Of the training split it is the part that `data.subset` says, if anything.
 
     Args:
         data_root: folder that `data.root` is relative to.
@@ -164,31 +184,50 @@ def open_source(data: DataSettings, split: Split, data_root: Path, *, labelled: 
 
     Raises:
         MaeBenchError: missing or empty folder, an empty class, classes that differ between the splits or from
-            `class_list`, another number of classes than `data.classes`, a broken label file.
+            `class_list`, another number of classes than `data.classes`, a broken label file, annotation file
+            or list, more images than `data.max_bad_images` that are named but not there, a subset that cannot
+            be had.
     """
     make_if_generated(data.root, data_root)
     by_file = split == "val" and data.val_labels is not None and labelled
+    if by_file and data.source not in ("folder", "tar"):
+        raise MaeBenchError(f"data.val_labels: only for source folder or tar, not {data.source}")
     listing, prefix, reader = list_split(data, split, data_root, labelled=labelled and not by_file)
     names = listing.names
     if not len(names):
-        raise MaeBenchError(f"{listing.where} holds no image. Expected {LAYOUTS[data.source]}")
-    if not labelled:
-        return ListedSource(prefix, names, np.zeros(len(names), dtype=np.int64), ["unlabelled"], reader)
-    wanted, wanted_from = _wanted(data, split, data_root)
-    if by_file:
-        listing = _with_label_file(data, data_root, listing, wanted)
-    classes, labels = settle(listing, wanted, wanted_from, data.classes)
-    return ListedSource(prefix, names, labels, classes, reader)
+        raise MaeBenchError(f"{listing.where} holds no image. Expected {layout(data, split)}")
+    if labelled:
+        wanted, wanted_from = _wanted(data, split, data_root, listing)
+        if by_file:
+            listing = _with_label_file(data, data_root, listing, wanted)
+        classes, labels = settle(listing, wanted, wanted_from, data.classes)
+    else:
+        classes, labels = ["unlabelled"], np.zeros(len(names), dtype=np.int64)
+    root = data_root / data.root
+    if data.source in NAMING:
+        key = f"data.{split}_images"
+        check_files(names, Path(prefix), root, data.max_bad_images, listing.where, key)
+    source = ListedSource(prefix, names, labels, classes, reader)
+    if split == "val" or data.subset is None:
+        return source
+    return source.part(choose(data.subset, names, labels, classes if labelled else None, listing.where, root))
 
 
-def _wanted(data: DataSettings, split: Split, data_root: Path) -> tuple[list[str] | None, str]:
+def _wanted(
+    data: DataSettings, split: Split, data_root: Path, listing: Listing
+) -> tuple[list[str] | None, str]:
     """The class order to follow, and where it comes from."""
     if data.class_list is not None:
         path = data_root / data.root / data.class_list
-        return read_class_list(path), f"{path} (data.class_list)"
-    if split == "val":
-        return _train_classes(data, data_root)
-    return None, ""
+        read = read_indexed_class_list if data.source == "filelist" else read_class_list
+        return read(path), f"{path} (data.class_list)"
+    if split == "train":
+        _TRAIN_CLASSES[_key(data, data_root)] = listing.vocabulary
+        return None, ""
+    wanted, wanted_from = _train_classes(data, data_root)
+    if data.source == "inat" and wanted is not None:
+        compare_categories(listing.where, wanted, listing.vocabulary, wanted_from)
+    return wanted, wanted_from
 
 
 # Class names of training splits listed by this process, by source, path and time of change: the validation
@@ -199,26 +238,28 @@ _TRAIN_CLASSES: dict[tuple[str, ...], list[str]] = {}
 def _train_classes(data: DataSettings, data_root: Path) -> tuple[list[str] | None, str]:
     if data.source == "hf":
         return None, ""  # all splits of such a dataset declare the same classes
-    where = data_root / data.root / data.train
-    changed = [
-        path.stat().st_mtime_ns for path in (where, where.with_name(where.name + ".tar")) if path.exists()
-    ]
-    key = (data.source, str(where), str(changed), data.label_key, str(data.classes))
+    key = _key(data, data_root)
     if key not in _TRAIN_CLASSES:
         try:
             listing, _, _ = list_split(data, "train", data_root, labelled=True)
         except MissingSplitError:
             return None, ""
         _TRAIN_CLASSES[key] = listing.vocabulary
-    return _TRAIN_CLASSES[key], str(where)
+    return _TRAIN_CLASSES[key], str(data_root / data.root / data.train)
+
+
+def _key(data: DataSettings, data_root: Path) -> tuple[str, ...]:
+    where = data_root / data.root / data.train
+    changed = [
+        path.stat().st_mtime_ns for path in (where, where.with_name(where.name + ".tar")) if path.exists()
+    ]
+    return data.source, str(where), str(changed), data.label_key, str(data.classes)
 
 
 def _with_label_file(
     data: DataSettings, data_root: Path, listing: Listing, wanted: list[str] | None
 ) -> Listing:
-    if data.val_labels is None or data.source not in ("folder", "tar"):
-        raise MaeBenchError(f"data.val_labels: only for source folder or tar, not {data.source}")
-    if wanted is None:
+    if wanted is None or data.val_labels is None:
         raise MaeBenchError(
             "data.val_labels: the classes and their order are not known, as there is no training split "
             f"{data_root / data.root / data.train}. Give data.class_list"
