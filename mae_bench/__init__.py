@@ -1,8 +1,10 @@
 """Pretrain masked autoencoders and measure how vision backbones transfer.
 
 The verbs of the command line are functions here: `pretrain`, `run`, `check`, `visualize`, `judge`, `table`,
-`figure`, `demo`; `load_backbone` and `load_results` give what runs are made of and what they left. They are
-imported when first used, so that ``import mae_bench`` costs nothing and imports no torch.
+`figure`, `demo`; `run_seeds` and `pretrain_seeds` do several seeds; `data_check`, `data_where`,
+`data_fingerprint` and `data_corrupt` are about data; `load_backbone` and `load_results` give
+what runs are made of and what they left. They are imported when first used, so that ``import mae_bench``
+costs nothing and imports no torch.
 """
 
 from __future__ import annotations
@@ -14,13 +16,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mae_bench.api import (
         check,
+        data_check,
+        data_corrupt,
+        data_fingerprint,
+        data_where,
         demo,
         figure,
         judge,
         load_backbone,
         load_results,
         pretrain,
+        pretrain_seeds,
         run,
+        run_seeds,
         table,
         visualize,
     )
@@ -32,13 +40,19 @@ __all__ = [
     "MaeBenchError",
     "__version__",
     "check",
+    "data_check",
+    "data_corrupt",
+    "data_fingerprint",
+    "data_where",
     "demo",
     "figure",
     "judge",
     "load_backbone",
     "load_results",
     "pretrain",
+    "pretrain_seeds",
     "run",
+    "run_seeds",
     "table",
     "visualize",
 ]

@@ -1,12 +1,18 @@
-"""The verbs as functions, for notebooks and other programs; the command line calls these and nothing else."""
+"""The verbs as functions, for notebooks and other programs; the command line calls these and nothing else.
+
+`data_root` and `runs_root` are those of the user's configuration file where they are not given, else
+``./data`` and ``./runs``; a `data_root` that is given puts what that file says of data out of force
+(`mae_bench.roots`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from mae_bench import recipe, registry, screen
+from mae_bench import recipe, registry, roots, screen
+from mae_bench import seeds as several
 from mae_bench.errors import MaeBenchError
 from mae_bench.files import write_atomic
 from mae_bench.resources import Kind
@@ -15,9 +21,12 @@ from mae_bench.run import Run, folder_for
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mae_bench.auditing import Report
     from mae_bench.backbones import Backbone
+    from mae_bench.datacheck import Fingerprint
     from mae_bench.demo import DemoReport
     from mae_bench.results import Result
+    from mae_bench.whereabouts import Whereabouts
 
 PathLike = str | Path
 
@@ -26,8 +35,8 @@ def pretrain(
     recipe_name: str,
     overrides: Sequence[str] = (),
     *,
-    data_root: PathLike = "data",
-    runs_root: PathLike = "runs",
+    data_root: PathLike | None = None,
+    runs_root: PathLike | None = None,
     seed: int | None = None,
     name: str | None = None,
     force: bool = False,
@@ -56,8 +65,8 @@ def run(
     overrides: Sequence[str] = (),
     *,
     engine: str | None = None,
-    data_root: PathLike = "data",
-    runs_root: PathLike = "runs",
+    data_root: PathLike | None = None,
+    runs_root: PathLike | None = None,
     seed: int | None = None,
     name: str | None = None,
     force: bool = False,
@@ -84,6 +93,78 @@ def run(
     return _carry_out(opened, force)
 
 
+def pretrain_seeds(
+    recipe_name: str,
+    overrides: Sequence[str] = (),
+    *,
+    seeds: int,
+    data_root: PathLike | None = None,
+    runs_root: PathLike | None = None,
+    seed: int | None = None,
+    name: str | None = None,
+    force: bool = False,
+) -> list[Result]:
+    """`pretrain` with several seeds one after the other; arguments, results and errors as for `run_seeds`."""
+    first = _prepare(recipe_name, "pretrain", overrides, None, seed, data_root, runs_root, name)
+    others = several.without_seed(overrides)
+
+    def one(seed: int, name: str | None) -> Result:
+        return pretrain(
+            recipe_name, others, data_root=data_root, runs_root=runs_root, seed=seed, name=name, force=force
+        )
+
+    return several.one_after_the_other(first, seeds, name, one)
+
+
+def run_seeds(
+    task: str,
+    backbone: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    seeds: int,
+    engine: str | None = None,
+    data_root: PathLike | None = None,
+    runs_root: PathLike | None = None,
+    seed: int | None = None,
+    name: str | None = None,
+    force: bool = False,
+) -> list[Result]:
+    """`run` with several seeds one after the other: ordinary runs, each resumed or found finished as ever.
+
+    Args:
+        seeds: how many; they are counted on from `seed`.
+        seed: the first; None: the recipe's.
+        name: a folder below `runs_root` for the runs of all seeds, ``sSEED``; None: the folders that `run`
+            would give them.
+
+    Other arguments as for `run`.
+
+    Returns:
+        A result for each seed, in order. One alone, with a warning, for a task that draws nothing (kNN) on
+        given weights, since the others would only repeat it.
+
+    Raises:
+        MaeBenchError: as for `run`; or `name` is the folder of one run. Seeds that are done stay done.
+    """
+    first = _prepare(task, "tasks", overrides, backbone, seed, data_root, runs_root, name, engine)
+    others = several.without_seed(overrides)
+
+    def one(seed: int, name: str | None) -> Result:
+        return run(
+            task,
+            backbone,
+            others,
+            engine=engine,
+            data_root=data_root,
+            runs_root=runs_root,
+            seed=seed,
+            name=name,
+            force=force,
+        )
+
+    return several.one_after_the_other(first, seeds, name, one)
+
+
 def check(
     recipe_name: str | None = None,
     backbone: str | None = None,
@@ -91,8 +172,8 @@ def check(
     *,
     engine: str | None = None,
     report: PathLike | None = None,
-    data_root: PathLike = "data",
-    runs_root: PathLike = "runs",
+    data_root: PathLike | None = None,
+    runs_root: PathLike | None = None,
 ) -> list[str]:
     """Validate a recipe, its data and its backbone without training; or, without a recipe, a backbone alone.
 
@@ -131,7 +212,7 @@ def check(
 
 
 def visualize(
-    folder: PathLike, images: Sequence[PathLike] = (), count: int = 8, data_root: PathLike = "data"
+    folder: PathLike, images: Sequence[PathLike] = (), count: int = 8, data_root: PathLike | None = None
 ) -> list[str]:
     """Draw pictures of a run (reconstructions, for a pretraining run); returns the paths of the PNG files.
 
@@ -142,7 +223,7 @@ def visualize(
     return opened.adapter.visualize(opened, [str(image) for image in images], count)
 
 
-def judge(folder: PathLike, data_root: PathLike = "data") -> dict[str, float]:
+def judge(folder: PathLike, data_root: PathLike | None = None) -> dict[str, float]:
     """Judge a finished run again from the predictions in its folder, without its model; returns the metrics.
 
     Nothing is written: the run's `result.json` stays as it is.
@@ -154,7 +235,7 @@ def judge(folder: PathLike, data_root: PathLike = "data") -> dict[str, float]:
     return opened.adapter.judge(opened)
 
 
-def table(table_id: str, *, runs_root: PathLike = "runs", format: str = "markdown") -> str:
+def table(table_id: str, *, runs_root: PathLike | None = None, format: str = "markdown") -> str:
     """A table of the catalogue (`mae-table3`, ...) with the finished runs below `runs_root` in it.
 
     Args:
@@ -166,10 +247,10 @@ def table(table_id: str, *, runs_root: PathLike = "runs", format: str = "markdow
     """
     from mae_bench import tables
 
-    return tables.render_table(table_id, Path(runs_root), format)
+    return tables.render_table(table_id, roots.find(runs=runs_root).runs, format)
 
 
-def figure(table_id: str, output: PathLike, *, runs_root: PathLike = "runs") -> str:
+def figure(table_id: str, output: PathLike, *, runs_root: PathLike | None = None) -> str:
     """Draw a table that has a figure (`mae-fig9`, ...) into `output`, a .png, .svg or .pdf; returns its path.
 
     Raises:
@@ -177,19 +258,109 @@ def figure(table_id: str, output: PathLike, *, runs_root: PathLike = "runs") -> 
     """
     from mae_bench import figures
 
-    return str(figures.draw_table(table_id, Path(runs_root), output))
+    return str(figures.draw_table(table_id, roots.find(runs=runs_root).runs, output))
 
 
 def demo(
-    data_root: PathLike = "data",
-    runs_root: PathLike = "runs",
+    data_root: PathLike | None = None,
+    runs_root: PathLike | None = None,
     format: str = "terminal",
     engines: bool = False,
 ) -> DemoReport:
     """All of the suite in miniature, on the generated world; see `mae_bench.demo`."""
     from mae_bench.demo import demo as carry_out
 
-    return carry_out(data_root, runs_root, format, engines)
+    places = roots.find(data_root, runs_root)
+    return carry_out(places.data_root, places.runs, format, engines)
+
+
+def data_check(
+    task: str,
+    overrides: Sequence[str] = (),
+    *,
+    data_root: PathLike | None = None,
+    runs_root: PathLike | None = None,
+    report: PathLike | None = None,
+    workers: int | Literal["auto"] = "auto",
+    quick: bool = False,
+) -> Report:
+    """Read all data of a task and say what is wrong with it (docs/data-check.md).
+
+    What has been read already is not read again as long as it does not change.
+
+    Args:
+        task: a recipe's name, or the path of a YAML file; it needs no backbone here.
+        report: file for the whole report, as JSON; None: ``.mae-bench/TASK.json`` in the data root, or in the
+            runs folder where data cannot be written.
+        workers: processes that read; 0: this one.
+        quick: lists and counts only; no image is read.
+
+    Returns:
+        Findings and counts; its ``ok`` says whether nothing is wrong.
+
+    Raises:
+        MaeBenchError: no such task, or one whose data cannot be checked.
+    """
+    from mae_bench import datacheck
+
+    places = roots.find(data_root, runs_root)
+    return datacheck.check(task, overrides, places, report=report, workers=workers, quick=quick)
+
+
+def data_where(*names: str, data_root: PathLike | None = None) -> list[Whereabouts]:
+    """Where the data of recipes, YAML files or datasets is expected, if it is there, and what is known of it.
+
+    Args:
+        names: none: all datasets that something is known of.
+    """
+    from mae_bench import whereabouts
+
+    return whereabouts.find(names, roots.find(data_root))
+
+
+def data_fingerprint(
+    task: str, overrides: Sequence[str] = (), *, data_root: PathLike | None = None
+) -> Fingerprint:
+    """The digest of a task's data that its results carry as ``dataset.fingerprint``; no image is read.
+
+    Raises:
+        MaeBenchError: not all of the data can be opened.
+    """
+    from mae_bench import datacheck
+
+    return datacheck.fingerprint(task, overrides, roots.find(data_root))
+
+
+def data_corrupt(
+    task: str,
+    output: PathLike,
+    overrides: Sequence[str] = (),
+    *,
+    corruptions: Sequence[str] | None = None,
+    severities: Sequence[int] | None = None,
+    workers: int | Literal["auto"] = "auto",
+    data_root: PathLike | None = None,
+) -> str:
+    """Make a set like ImageNet-C of a task's validation images, or go on making it; returns its folder.
+
+    Images are resized and cut as the recipe evaluates them. The set is not the official one, and says so.
+
+    Args:
+        output: folder to make.
+        corruptions: names; None: all 15 that count in mCE.
+        severities: numbers from 1 to 5; None: all.
+
+    Raises:
+        MaeBenchError: the library that corrupts is not installed, a value is out of range, or the folder
+            holds something else.
+    """
+    from mae_bench import datacheck
+
+    places = roots.find(data_root)
+    made = datacheck.corrupt(
+        task, output, overrides, places, corruptions=corruptions, severities=severities, workers=workers
+    )
+    return str(made)
 
 
 def load_backbone(spec: str, **options: Any) -> Backbone:
@@ -199,11 +370,11 @@ def load_backbone(spec: str, **options: Any) -> Backbone:
     return load(spec, **options)
 
 
-def load_results(runs_root: PathLike = "runs") -> pd.DataFrame:
+def load_results(runs_root: PathLike | None = None) -> pd.DataFrame:
     """Every finished run below `runs_root`, one row a run; see `mae_bench.results.load_results`."""
     from mae_bench.results import load_results as load
 
-    return load(Path(runs_root))
+    return load(roots.find(runs=runs_root).runs)
 
 
 def _check_backbone(spec: str | None, overrides: Sequence[str], report: PathLike | None) -> list[str]:
@@ -225,16 +396,17 @@ def _copied(saved: Path, report: PathLike, recipe_name: str) -> str:
     return f"load report saved in {write_atomic(report, saved.read_bytes())}"
 
 
-def _reopen(folder: PathLike, data_root: PathLike) -> Run:
+def _reopen(folder: PathLike, data_root: PathLike | None) -> Run:
     """A run as it stands in its folder, to look at."""
     path = Path(folder)
     config_file = path / "config.yaml"
     if not config_file.exists():
         raise MaeBenchError(f"{path} is not a run folder (no config.yaml in it)")
-    resolved = recipe.resolve(str(config_file), [], {})
+    places = roots.find(data_root)
+    resolved = recipe.resolve(str(config_file), [], {}, named=places.named)
     adapter = resolved.adapter_class(resolved.config)
     adapter.ready()
-    return Run(adapter, path, data_root=Path(data_root), runs_root=path.parent)
+    return Run(adapter, path, data_root=places.data_root, runs_root=path.parent)
 
 
 def _prepare(
@@ -243,8 +415,8 @@ def _prepare(
     overrides: Sequence[str],
     backbone: str | None,
     seed: int | None,
-    data_root: PathLike,
-    runs_root: PathLike,
+    data_root: PathLike | None,
+    runs_root: PathLike | None,
     name: str | None,
     engine: str | None = None,
 ) -> Run:
@@ -253,17 +425,21 @@ def _prepare(
         extra["backbone"] = backbone
     if seed is not None:
         extra["seed"] = seed
-    resolved = recipe.resolve(name_or_path, list(overrides), extra, kind=kind, engine=engine)
+    places = roots.find(data_root, runs_root)
+    resolved = recipe.resolve(
+        name_or_path, list(overrides), extra, kind=kind, engine=engine, named=places.named
+    )
     if resolved.config.backbone is not None and not resolved.adapter_class.needs_backbone:
         raise MaeBenchError(f"{resolved.config.recipe} takes no --backbone: it makes one")
     recipe.published(resolved.config)  # a protocol that is not there is told now, not when the result is due
     adapter = resolved.adapter_class(resolved.config)
     adapter.ready()
-    root = Path(runs_root)
-    return Run(adapter, folder_for(resolved.config, root, name), data_root=Path(data_root), runs_root=root)
+    folder = folder_for(resolved.config, places.runs, name)
+    return Run(adapter, folder, data_root=places.data_root, runs_root=places.runs)
 
 
 def _carry_out(opened: Run, force: bool) -> Result:
+    several.not_above_others(opened.folder)
     finished = opened.open(force=force)
     try:
         if finished is not None:

@@ -13,6 +13,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from mae_bench import cli_data
+from mae_bench.cli_options import DataRoot, Overrides, Runs
 from mae_bench.errors import MaeBenchError
 
 # Faults of the machine that a person can mend, told in one line as a bad value is.
@@ -69,19 +71,21 @@ app = typer.Typer(
     help="Pretrain masked autoencoders and measure how vision backbones transfer.",
 )
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY.PATH=VALUE", help="Values laid over the recipe's, in YAML.", show_default=False
-    ),
-]
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name of a recipe (`list recipes`) or path of a YAML file.")
 ]
-DataRoot = Annotated[str, typer.Option("--data-root", metavar="DIR", help="Folder that holds the datasets.")]
-Runs = Annotated[str, typer.Option("--runs", metavar="DIR", help="Folder that holds the runs.")]
 Seed = Annotated[
     int | None, typer.Option("--seed", help="Seed of the run; default: the recipe's.", show_default=False)
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option(
+        "--seeds",
+        metavar="N",
+        min=1,
+        help="Run N seeds one after the other, from --seed on, each in a folder of its own.",
+        show_default=False,
+    ),
 ]
 Name = Annotated[
     str | None,
@@ -143,8 +147,10 @@ def list_(
 def show(recipe: RecipeName, overrides: Overrides = None, engine: Engine = None) -> None:
     """Show where each value of a recipe comes from."""
     from mae_bench import recipe as recipes
+    from mae_bench import roots
 
-    typer.echo(recipes.describe(recipes.resolve(recipe, overrides or (), engine=engine)))
+    resolved = recipes.resolve(recipe, overrides or (), engine=engine, named=roots.find().named)
+    typer.echo(recipes.describe(resolved))
 
 
 @app.command()
@@ -166,8 +172,8 @@ def check(
             "--report", metavar="FILE", help="Save the whole load report, as JSON.", show_default=False
         ),
     ] = None,
-    data_root: DataRoot = "data",
-    runs: Runs = "runs",
+    data_root: DataRoot = None,
+    runs: Runs = None,
 ) -> None:
     """Validate recipe, data and weights, or a backbone alone; train nothing."""
     from mae_bench import api
@@ -189,18 +195,22 @@ def check(
 def pretrain(
     recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="A recipe of configs/pretrain.")],
     overrides: Overrides = None,
-    data_root: DataRoot = "data",
-    runs: Runs = "runs",
+    data_root: DataRoot = None,
+    runs: Runs = None,
     name: Name = None,
     seed: Seed = None,
+    seeds: Seeds = None,
     force: Force = False,
 ) -> None:
     """Pretrain a masked autoencoder, or resume it."""
     from mae_bench import api
 
-    api.pretrain(
-        recipe, overrides or (), data_root=data_root, runs_root=runs, seed=seed, name=name, force=force
-    )
+    how: dict[str, Any] = {"data_root": data_root, "runs_root": runs}
+    how |= {"seed": seed, "name": name, "force": force}
+    if seeds is None:
+        api.pretrain(recipe, overrides or (), **how)
+    else:
+        api.pretrain_seeds(recipe, overrides or (), seeds=seeds, **how)
 
 
 @app.command()
@@ -209,26 +219,22 @@ def run(
     overrides: Overrides = None,
     backbone: BackboneSpec = None,
     engine: Engine = None,
-    data_root: DataRoot = "data",
-    runs: Runs = "runs",
+    data_root: DataRoot = None,
+    runs: Runs = None,
     name: Name = None,
     seed: Seed = None,
+    seeds: Seeds = None,
     force: Force = False,
 ) -> None:
     """Run a downstream task on a backbone, or resume it."""
     from mae_bench import api
 
-    api.run(
-        task,
-        backbone,
-        overrides or (),
-        engine=engine,
-        data_root=data_root,
-        runs_root=runs,
-        seed=seed,
-        name=name,
-        force=force,
-    )
+    how: dict[str, Any] = {"engine": engine, "data_root": data_root, "runs_root": runs}
+    how |= {"seed": seed, "name": name, "force": force}
+    if seeds is None:
+        api.run(task, backbone, overrides or (), **how)
+    else:
+        api.run_seeds(task, backbone, overrides or (), seeds=seeds, **how)
 
 
 @app.command()
@@ -239,7 +245,7 @@ def visualize(
         typer.Argument(metavar="IMAGES", help="Image files; none: validation images.", show_default=False),
     ] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="How many validation images.")] = 8,
-    data_root: DataRoot = "data",
+    data_root: DataRoot = None,
 ) -> None:
     """Draw a run's pictures, such as reconstructions."""
     from mae_bench import api
@@ -251,7 +257,7 @@ def visualize(
 @app.command()
 def judge(
     folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
-    data_root: DataRoot = "data",
+    data_root: DataRoot = None,
 ) -> None:
     """Judge a run's saved predictions again, without its model."""
     from mae_bench import api
@@ -268,7 +274,7 @@ def table(
             metavar="ID", help="A table, or the path of a layout; none: list them.", show_default=False
         ),
     ] = None,
-    runs: Runs = "runs",
+    runs: Runs = None,
     format: TableFormat = Format.terminal,
     figure: Annotated[
         str | None,
@@ -293,8 +299,8 @@ def table(
 
 @app.command()
 def demo(
-    data_root: DataRoot = "data",
-    runs: Runs = "runs",
+    data_root: DataRoot = None,
+    runs: Runs = None,
     format: TableFormat = Format.terminal,
     engines: Annotated[
         bool, typer.Option("--engines", help="Train detection and segmentation by every engine installed.")
@@ -307,6 +313,9 @@ def demo(
     typer.echo(report.table)
     for path in report.pictures:
         typer.echo(path)
+
+
+app.add_typer(cli_data.app, name="data")
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from mae_bench import api, recipe, registry, screen
+from mae_bench import api, corruptions, recipe, registry, screen
 from mae_bench.errors import MaeBenchError
 from mae_bench.results import Result
 
@@ -19,11 +19,22 @@ TASKS = ("demo/imagenet-knn", "demo/imagenet-linear", "demo/imagenet-partial", "
 # What a supervised recipe of its own makes of the untrained twin, as the fair rival of fine-tuning.
 SCRATCH = "demo/imagenet-scratch"
 DENSE = ("demo/coco", "demo/ade20k")
+# Other data: the layouts of iNaturalist and Places, and five labelled images of each class.
+TRANSFER = (
+    "demo/inat18-finetune",
+    "demo/places365-linear",
+    "demo/places365-knn",
+    "demo/imagenet-finetune-5shot",
+)
+# What becomes of a classifier on other pictures of its classes: the fine-tuned one, and of the untrained twin
+# the one trained from scratch, which learnt something.
+FINETUNE, ROBUSTNESS = "demo/imagenet-finetune", "demo/imagenet-robustness"
 # A backbone of another kind goes through the same doors: timm's smallest ConvNeXt V2. The learning rate of
 # demo/ade20k is not for it.
 HIERARCHICAL = "random:test_convnext2"
 OF_HIERARCHICAL = ("demo/imagenet-knn", "demo/coco")
-TABLE, DENSE_TABLE = "demo-transfer", "demo-dense"
+TABLE = "demo-transfer"
+TABLES = (TABLE, "demo-dense", "demo-more")
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class DemoReport:
     """What the demo made."""
 
     table: str
-    """Both tables, one below the other."""
+    """All tables, one below the other."""
     results: list[Result]
     pictures: list[str]
     seconds: float
@@ -58,12 +69,13 @@ def demo(
     results = [pretrained]
     twin = f"random:{folder}"
     for backbone, tasks in (
-        (f"run:{folder}", (*TASKS, *DENSE)),
-        (twin, (*TASKS, SCRATCH, *DENSE)),
+        (f"run:{folder}", (*TASKS, *DENSE, *TRANSFER)),
+        (twin, (*TASKS, SCRATCH, *DENSE, *TRANSFER)),
         (HIERARCHICAL, OF_HIERARCHICAL),
     ):
         for task in tasks:
             results.append(api.run(task, backbone, data_root=data_root, runs_root=runs_root))
+    results += _robustness(results, data_root, runs_root)
     if engines:
         for task, engine in _other_engines():
             results.append(
@@ -76,11 +88,30 @@ def demo(
             pictures += api.visualize(result.folder, count=6, data_root=data_root)
     pictures.append(api.figure(TABLE, Path(runs_root) / "demo" / f"{TABLE}.png", runs_root=runs_root))
     return DemoReport(
-        table="\n".join(api.table(name, runs_root=runs_root, format=format) for name in (TABLE, DENSE_TABLE)),
+        table="\n".join(api.table(name, runs_root=runs_root, format=format) for name in TABLES),
         results=results,
         pictures=pictures,
         seconds=time.monotonic() - began,
     )
+
+
+def _robustness(finished: list[Result], data_root: str | Path, runs_root: str | Path) -> list[Result]:
+    """Both classifiers on corrupted, hard, repainted and drawn pictures; without corruptions if need be."""
+    overrides = []
+    try:
+        corruptions.library()
+    except MaeBenchError as error:
+        screen.warn(f"{ROBUSTNESS} is shown without corruptions: {error}")
+        overrides.append("sets.c=null")
+    return [
+        api.run(ROBUSTNESS, result.folder, overrides, data_root=data_root, runs_root=runs_root)
+        for result in finished
+        if result.recipe == SCRATCH or (result.recipe == FINETUNE and not _untrained(result))
+    ]
+
+
+def _untrained(result: Result) -> bool:
+    return result.backbone is not None and result.backbone.spec.startswith("random:")
 
 
 def _other_engines() -> list[tuple[str, str]]:

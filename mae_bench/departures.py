@@ -15,6 +15,8 @@ from mae_bench.results import DeviationRecord
 DATASET_KEY = "data.name"
 # The adapter: what else computes the same task is another engine.
 TASK_KEY = "task"
+# The part of the training images that is trained on; below it stand three ways of saying which, and a seed.
+SUBSET_KEY = "data.subset"
 
 _DATASETS = {
     "ade20k": "ADE20K",
@@ -22,7 +24,20 @@ _DATASETS = {
     "cifar-100": "CIFAR-100",
     "coco": "COCO",
     "imagenet-1k": "ImageNet-1K",
+    "imagenet-a": "ImageNet-A",
+    "imagenet-c": "ImageNet-C",
+    "imagenet-r": "ImageNet-R",
+    "imagenet-real": "ImageNet-ReaL",
+    "imagenet-sketch": "ImageNet-Sketch",
+    "imagenet-v2": "ImageNet-V2",
     "imagenette": "Imagenette",
+    "inat-2017": "iNaturalist 2017",
+    "inat-2018": "iNaturalist 2018",
+    "inat-2019": "iNaturalist 2019",
+    "inat-2021": "iNaturalist 2021",
+    "inat-2021-mini": "iNaturalist 2021 (mini)",
+    "places205": "Places205",
+    "places365": "Places365",
     "tiny-imagenet": "Tiny-ImageNet",
 }
 
@@ -90,7 +105,7 @@ _EITHER = [
     ("optim.warmup_epochs", "optim.warmup_steps"),
 ]
 
-_ORDER = [DATASET_KEY, TASK_KEY, *_COUNTS, *_SIZES, *_VALUES]
+_ORDER = [DATASET_KEY, TASK_KEY, SUBSET_KEY, *_COUNTS, *_SIZES, *_VALUES]
 
 
 def phrases(deviations: Iterable[DeviationRecord], skip: Collection[str] = ()) -> list[str]:
@@ -129,10 +144,15 @@ def settings(values: Mapping[str, Any]) -> list[str]:
         inside = [key for key in left if key.startswith(section + ".") and left[key] is None]
         if inside:
             left = {key: value for key, value in left.items() if key not in inside} | {section: None}
+    part = _taken(left, f"{SUBSET_KEY}.")
+    if part:
+        left[SUBSET_KEY] = _part(part)
     return [_setting(key, left[key]) for key in sorted(left, key=_weight)]
 
 
 def _setting(key: str, value: Any) -> str:
+    if key == SUBSET_KEY:
+        return str(value)
     if key == DATASET_KEY:
         return f"on {dataset(value)}"
     if key == TASK_KEY:
@@ -172,6 +192,9 @@ def show(value: Any) -> str:
 def _said_together(left: dict[str, tuple[Any, Any]]) -> list[tuple[str, str]]:
     """Phrases for departures that several keys make up; takes those keys out of `left`."""
     said = []
+    part = _taken(left, f"{SUBSET_KEY}.")
+    if part:
+        said.append((SUBSET_KEY, _part_phrase(part)))
     for this, that in _EITHER:
         if this not in left or that not in left:
             continue
@@ -196,6 +219,32 @@ def _said_together(left: dict[str, tuple[Any, Any]]) -> list[tuple[str, str]]:
         for key in inside:
             del left[key]
     return said
+
+
+def _taken(left: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """What stands below a prefix, without it; taken out of `left`."""
+    return {key.removeprefix(prefix): left.pop(key) for key in list(left) if key.startswith(prefix)}
+
+
+def _part(subset: Mapping[str, Any]) -> str:
+    """The training images that a subset takes, from those of its settings that are known to differ."""
+    seed = subset.get("seed")
+    draw = f" (draw {seed})" if seed else ""
+    if subset.get("fraction") is not None:
+        return f"{show(100 * subset['fraction'])} % of the training images{draw}"
+    if subset.get("per_class") is not None:
+        count = subset["per_class"]
+        return f"{count} training {'image' if count == 1 else 'images'} a class{draw}"
+    if subset.get("list") is not None:
+        return f"the training images of the list {subset['list']}"
+    return f"draw {seed} of the training images" if set(subset) == {"seed"} else "all training images"
+
+
+def _part_phrase(subset: Mapping[str, tuple[Any, Any]]) -> str:
+    """How the part of the training images departs; values are (published, ours)."""
+    published, ours = ({key: pair[side] for key, pair in subset.items()} for side in (0, 1))
+    of_all = all(value is None for value in published.values())
+    return _part(ours) if of_all else f"{_part(ours)} (published {_part(published)})"
 
 
 def _amount(key: str, value: Any) -> str:

@@ -75,6 +75,8 @@ class Rule(Settings):
     where: dict[str, Any] = Field(default_factory=dict)
     """Dotted path in `result.json` -> what it must be: a value, a pattern with ``*``, or a list of either.
     A list in the result is matched as its items joined by commas."""
+    caveat: str | None = None
+    """Why the numbers of these runs are not comparable, whatever their settings; becomes their footnote."""
 
 
 class RowName(Settings):

@@ -33,6 +33,8 @@ class Group:
     """Key of the configuration that chose the column; no departure from anything."""
     protocol: str | None
     """Recipe that holds the published protocol of the column, if the layout says one."""
+    caveat: str | None
+    """Why it is not comparable, if the layout's rule says so."""
     runs: tuple[StoredRun, ...]
     superseded: tuple[StoredRun, ...] = ()
     """Earlier runs of a seed that was run again."""
@@ -73,7 +75,7 @@ def our_rows(layout: Layout, runs: Iterable[StoredRun]) -> OurRows:
     for group in groups:
         weights = identity(group.result) if layout.rows == "weights" else ""
         named[row_name(layout, group.result)][weights].append(group)
-    references = reference_recipes(groups) if layout.comparison == "recipe" else {}
+    references = _references(groups) if layout.comparison == "recipe" else {}
     rows = []
     for name, by_weights in named.items():
         words = _weights_words([members[0] for members in by_weights.values()])
@@ -103,26 +105,30 @@ def _groups(layout: Layout, runs: Iterable[StoredRun]) -> tuple[list[Group], lis
         for place in places:
             alike[*place, name, result.recipe_hash, identity(result), data].append(run)
     groups = []
-    for (column, metric, axis, protocol, *_), members in alike.items():
+    for (column, metric, axis, protocol, caveat, *_), members in alike.items():
         by_seed: dict[int, list[StoredRun]] = defaultdict(list)
         for run in sorted(members, key=lambda run: (run.result.finished, run.name)):
             by_seed[run.result.seed].append(run)
         latest = tuple(by_seed[seed][-1] for seed in sorted(by_seed))
         earlier = tuple(run for seed in sorted(by_seed) for run in by_seed[seed][:-1])
-        groups.append(Group(column, metric, axis, protocol, latest, earlier))
+        groups.append(Group(column, metric, axis, protocol, caveat, latest, earlier))
     return groups, without_column
 
 
-def _places(layout: Layout, result: Result) -> list[tuple[str, str, str | None, str | None]]:
-    """Column, metric, axis key and protocol of the first rule that takes the run, for each metric shown."""
-    found: dict[str, tuple[str, str, str | None, str | None]] = {}
+# Column, metric, axis key, protocol and caveat.
+_Place = tuple[str, str, str | None, str | None, str | None]
+
+
+def _places(layout: Layout, result: Result) -> list[_Place]:
+    """Where the first rule that takes the run puts it, for each metric shown."""
+    found: dict[str, _Place] = {}
     for rule in layout.ours:
         metric = rule.metric or result.headline
         if metric in found or rule.task != result.task or not matches(result, rule.where):
             continue
         column = rule.column if rule.column is not None else _column_at(layout, rule, result)
         if column is not None and metric in result.metrics:
-            found[metric] = (column, metric, rule.axis, rule.protocol)
+            found[metric] = (column, metric, rule.axis, rule.protocol, rule.caveat)
     return list(found.values())
 
 
@@ -170,6 +176,12 @@ def identity(result: Result) -> str:
     return backbone.spec if backbone.spec.startswith("random:") else backbone.digest
 
 
+def recipe_name(result: Result) -> str:
+    """The recipe behind a number, and that of the classifier, where a finished one was evaluated."""
+    trained = lookup(result, "details.classifier.recipe")
+    return result.recipe if trained is None else f"{result.recipe}, classifier of {trained}"
+
+
 def reference_recipes(groups: Sequence[Group]) -> dict[str, Group]:
     """Column -> a group of the recipe that most of its cells follow (then: fewest departures, newest)."""
     references = {}
@@ -188,11 +200,21 @@ def reference_recipes(groups: Sequence[Group]) -> dict[str, Group]:
 # ---------------------------------------------------------------- groups into lines
 
 
-def _lines(label: str, groups: list[Group], references: Mapping[str, Group]) -> list[OurRow]:
+def _references(groups: Sequence[Group]) -> dict[tuple[str, str], Group]:
+    """(Task, column) -> the group that the others of this task and column are told apart from."""
+    found: dict[tuple[str, str], Group] = {}
+    for task in dict.fromkeys(group.result.task for group in groups):
+        alike = [group for group in groups if group.result.task == task]
+        found |= {(task, column): group for column, group in reference_recipes(alike).items()}
+    return found
+
+
+def _lines(label: str, groups: list[Group], references: Mapping[tuple[str, str], Group]) -> list[OurRow]:
     """The rows of one name: one if nothing conflicts, else one for each way of differing."""
     by_words: dict[tuple[str, ...], list[Group]] = defaultdict(list)
     for group in groups:
-        by_words[tuple(_differences(group, references.get(group.column)))].append(group)
+        reference = references.get((group.result.task, group.column))
+        by_words[tuple(_differences(group, reference))].append(group)
     lines: dict[tuple[str, ...], dict[str, Group]] = defaultdict(dict)
     for words, members in by_words.items():
         by_column: dict[str, list[Group]] = defaultdict(list)
@@ -231,8 +253,8 @@ def _told_apart(rivals: Sequence[Group]) -> list[list[str]]:
         weights = _weights_words(rivals)
         for said, result in zip(words, results, strict=True):
             said.append(weights[identity(result)])
-    recipes = len({result.recipe for result in results}) > 1
-    pairs = {(result.recipe, result.recipe_hash) for result in results}
+    recipes = len({recipe_name(result) for result in results}) > 1
+    pairs = {(recipe_name(result), result.recipe_hash) for result in results}
     hashes = len(pairs) > len({recipe for recipe, _ in pairs})
     prints = [result.dataset.fingerprint if result.dataset else "" for result in results]
     several_data = len(set(prints)) > 1
@@ -240,7 +262,7 @@ def _told_apart(rivals: Sequence[Group]) -> list[list[str]]:
     for said, rival, data in zip(words, rivals, prints, strict=True):
         result = rival.result
         if recipes:
-            said.append(result.recipe)
+            said.append(recipe_name(result))
         if hashes:
             said.append(f"recipe {short[result.recipe_hash]}")
         if several_data and data:

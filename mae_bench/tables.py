@@ -18,7 +18,7 @@ from mae_bench import departures
 from mae_bench.layouts import Column, FactColumn, FigureSettings, Layout, PublishedRow, load_layout
 from mae_bench.layouts import list_tables as list_tables
 from mae_bench.results import Result, StoredRun, scan
-from mae_bench.rows import Group, OurRow, lookup, our_rows, reference_recipes
+from mae_bench.rows import Group, OurRow, lookup, our_rows, recipe_name, reference_recipes
 
 
 @dataclass(frozen=True)
@@ -199,9 +199,9 @@ def _our_row(layout: Layout, row: OurRow, prefix: str) -> Row:
 
 
 def _departures(layout: Layout, group: Group) -> str:
+    result, words = group.result, [group.caveat or ""]
     if layout.comparison == "recipe":
-        return _recipe_words(group.result)
-    result, words = group.result, []
+        return "; ".join(filter(None, [_recipe_words(result), *words]))
     if group.protocol is not None and result.protocol != group.protocol:
         words.append(f"by the protocol of {result.protocol}, not of {group.protocol}")
     words.append(departures.sentence(result.deviations, group.skip))
@@ -210,17 +210,18 @@ def _departures(layout: Layout, group: Group) -> str:
 
 def _recipe_words(result: Result) -> str:
     """The recipe of a run and its size in numbers, for tables without one published protocol."""
-    words = f"recipe {result.recipe}"
+    words = f"recipe {recipe_name(result)}"
     if result.deviations:
         count = len(result.deviations)
         settings = "1 setting departs" if count == 1 else f"{count} settings depart"
-        words += f" ({settings} from {result.protocol})"
+        # The departures of a finished classifier that was evaluated are from the protocol of its training.
+        words += f" ({settings} from {lookup(result, 'details.classifier.protocol') or result.protocol})"
     sizes = []
     if result.epochs is not None:
         sizes.append(f"{departures.show(result.epochs)} epochs")
     if result.batch is not None:
         sizes.append(f"batch {result.batch}")
-    if result.dataset is not None:
+    if result.dataset is not None and result.dataset.train_images:
         name = departures.dataset(result.dataset.name)
         sizes.append(f"{result.dataset.train_images} training images of {name}")
     return words + (f": {', '.join(sizes)}" if sizes else "")

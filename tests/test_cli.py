@@ -146,7 +146,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
         "table": "| a |",
         "demo": SimpleNamespace(table="| d |", pictures=["c.png"]),
     }
-    for name in ("pretrain", "run", "check", "visualize", "judge", "table", "demo"):
+    verbs = ("pretrain", "run", "check", "visualize", "judge", "table", "demo")
+    for name in (*verbs, "pretrain_seeds", "run_seeds"):
 
         def record(*positional: Any, _name: str = name, **named: Any) -> Any:
             made.append((_name, positional, named))
@@ -176,7 +177,21 @@ def test_pretrain_and_its_defaults(calls: list[Any]) -> None:
     assert invoke("pretrain", "--recipe", "p").exit_code == 0
     assert calls == [
         ("pretrain", ("p", ()),
-         {"data_root": "data", "runs_root": "runs", "seed": None, "name": None, "force": False}),
+         {"data_root": None, "runs_root": None, "seed": None, "name": None, "force": False}),
+    ]  # fmt: skip
+
+
+def test_several_seeds(calls: list[Any]) -> None:
+    assert (
+        invoke("run", "--task", "t", "--backbone", "b", "--seeds", "3", "--seed", "7", "k=1").exit_code == 0
+    )
+    assert invoke("pretrain", "--recipe", "p", "--seeds", "2", "--name", "n").exit_code == 0
+    assert invoke("run", "--task", "t", "--seeds", "0").exit_code == 2
+    roots = {"data_root": None, "runs_root": None}
+    assert calls == [
+        ("run_seeds", ("t", "b", ["k=1"]),
+         {"seeds": 3, "engine": None, **roots, "seed": 7, "name": None, "force": False}),
+        ("pretrain_seeds", ("p", ()), {"seeds": 2, **roots, "seed": None, "name": "n", "force": False}),
     ]  # fmt: skip
 
 
@@ -189,13 +204,13 @@ def test_the_verbs_that_answer(calls: list[Any]) -> None:
     assert invoke("demo").stdout == "| d |\nc.png\n"
     assert calls == [
         ("check", ("p", "b", ["k=1"]),
-         {"engine": None, "report": None, "data_root": "data", "runs_root": "runs"}),
+         {"engine": None, "report": None, "data_root": None, "runs_root": None}),
         ("check", (None, "b", ()),
-         {"engine": None, "report": "r.json", "data_root": "data", "runs_root": "runs"}),
-        ("visualize", ("runs/x", ["one.png"], 3), {"data_root": "data"}),
-        ("judge", ("runs/y",), {"data_root": "data"}),
+         {"engine": None, "report": "r.json", "data_root": None, "runs_root": None}),
+        ("visualize", ("runs/x", ["one.png"], 3), {"data_root": None}),
+        ("judge", ("runs/y",), {"data_root": None}),
         ("table", ("mae-table3",), {"runs_root": "r", "format": "csv"}),
-        ("demo", (), {"data_root": "data", "runs_root": "runs", "format": "terminal", "engines": False}),
+        ("demo", (), {"data_root": None, "runs_root": None, "format": "terminal", "engines": False}),
     ]  # fmt: skip
 
 

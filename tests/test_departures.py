@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from mae_bench.departures import phrases, sentence, settings, show
+from mae_bench import resources
+from mae_bench.departures import dataset, phrases, sentence, settings, show
+from mae_bench.recipe import resolve
 from mae_bench.results import DeviationRecord
-from mae_bench.settings import AugmentSettings, EraseSettings, deviations
+from mae_bench.settings import AugmentSettings, EraseSettings, SubsetSettings, deviations
 
 
 def records(*triples: tuple[str, Any, Any]) -> list[DeviationRecord]:
@@ -50,6 +52,52 @@ def test_keys_that_make_up_one_thing_are_said_together() -> None:
     assert phrases(records(("optim.warmup_epochs", 5, None), ("optim.warmup_steps", None, 10))) == [
         "warm-up steps 10 instead of warm-up epochs 5"
     ]
+
+
+FRACTION, PER_CLASS, LIST, DRAW = (f"data.subset.{key}" for key in ("fraction", "per_class", "list", "seed"))
+
+
+@pytest.mark.parametrize(
+    ("triples", "words"),
+    [
+        ([(FRACTION, None, 0.01), (DRAW, None, 0)], "1 % of the training images"),
+        ([(FRACTION, None, 0.07), (DRAW, None, 2)], "7 % of the training images (draw 2)"),
+        ([(PER_CLASS, None, 1), (DRAW, None, 0)], "1 training image a class"),
+        ([(PER_CLASS, None, 5), (DRAW, None, 1)], "5 training images a class (draw 1)"),
+        ([(LIST, None, "1percent.txt"), (DRAW, None, 0)], "the training images of the list 1percent.txt"),
+        (
+            [(FRACTION, 0.01, None), (DRAW, 0, None)],
+            "all training images (published 1 % of the training images)",
+        ),
+        ([(FRACTION, 0.01, 0.1)], "10 % of the training images (published 1 % of the training images)"),
+        (
+            [(FRACTION, 0.01, None), (PER_CLASS, None, 5)],
+            "5 training images a class (published 1 % of the training images)",
+        ),
+        ([(DRAW, 0, 3)], "draw 3 of the training images (published draw 0 of the training images)"),
+    ],
+)
+def test_a_part_of_the_training_images_is_one_phrase(triples: list[tuple[str, Any, Any]], words: str) -> None:
+    assert phrases(records(*triples)) == [words]
+    assert sentence(records(("train.batch", 1024, 64), *triples)) == f"{words}, batch 64 of 1024"
+
+
+def test_the_settings_of_a_subset_are_those_of_its_phrase() -> None:
+    # A new way of choosing images needs words.
+    assert set(SubsetSettings.model_fields) == {"fraction", "per_class", "list", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({FRACTION: 0.1, DRAW: 0, "train.batch": 64}, ["10 % of the training images", "batch 64"]),
+        ({FRACTION: None, DRAW: None}, ["all training images"]),
+        ({DRAW: 1}, ["draw 1 of the training images"]),
+        ({FRACTION: None, LIST: "few.txt"}, ["the training images of the list few.txt"]),
+    ],
+)
+def test_a_part_of_the_training_images_names_a_row(values: dict[str, Any], words: list[str]) -> None:
+    assert settings(values) == words
 
 
 def test_a_section_left_out_or_added_is_one_phrase() -> None:
@@ -123,3 +171,13 @@ def test_settings_name_a_row() -> None:
 )
 def test_values_look_as_a_person_writes_them(value: Any, text: str) -> None:
     assert show(value) == text
+
+
+def test_datasets_of_the_recipes_have_their_usual_spelling() -> None:
+    recipes = [
+        name for name in resources.recipes("tasks") if name.startswith(("imagenet-f", "inat", "places"))
+    ]
+    names = {resolve(recipe).config.data.name for recipe in recipes}  # type: ignore[attr-defined]
+    spelled = {name: dataset(name) for name in names}
+    assert spelled["inat-2018"] == "iNaturalist 2018"
+    assert [name for name, words in spelled.items() if words == name] == []

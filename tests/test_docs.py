@@ -84,7 +84,9 @@ def spans(page: Path) -> list[str]:
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
-RECIPES = [block for block in BLOCKS if block.language == "yaml"]
+YAML = [block for block in BLOCKS if block.language == "yaml"]
+LAYOUTS = [block for block in YAML if (block.file or "").endswith("-table.yaml")]
+RECIPES = [block for block in YAML if block not in LAYOUTS]
 
 
 def of(blocks: list[Block]) -> list[Any]:
@@ -218,7 +220,7 @@ def workplace(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     site.distribution("from-the-docs", entry_points())
     folder = tmp_path / "work"
     (folder / "runs" / "mae-b").mkdir(parents=True)
-    for block in RECIPES:
+    for block in YAML:
         if block.file:
             (folder / block.file).write_text(block.text, encoding="utf-8")
     (folder / "my-table.yaml").write_bytes(resources.tables()["demo-transfer"].read_bytes())
@@ -233,6 +235,12 @@ def test_recipes_are_valid(block: Block, workplace: Path) -> None:
     path = workplace / "shown.yaml"
     path.write_text(block.text, encoding="utf-8")
     assert recipe.resolve(str(path)).config.task in registry.adapters().entries
+
+
+@pytest.mark.parametrize("block", of(LAYOUTS))
+def test_layouts_are_valid(block: Block, workplace: Path) -> None:
+    assert block.file is not None
+    assert layouts.load_layout(workplace / block.file).ours
 
 
 def shell_lines(block: Block) -> Iterator[str]:
@@ -296,7 +304,10 @@ class Calls:
             self.last = name, signature.bind(*args, **kwargs)
             if name == "demo":
                 return type("Report", (), {"table": "", "pictures": []})
-            return {"table": "", "figure": "", "judge": {}}.get(name, [])
+            if name in ("data_check", "data_fingerprint"):
+                told = {"ok": True, "as_text": lambda _: "", "as_json": lambda _: ""}
+                return type("Report", (), told)()
+            return {"table": "", "figure": "", "judge": {}, "data_corrupt": ""}.get(name, [])
 
         monkeypatch.setattr(api, name, noted)
 
@@ -304,7 +315,21 @@ class Calls:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     taken = Calls()
-    for name in ("check", "pretrain", "run", "visualize", "judge", "table", "figure", "demo"):
+    for name in (
+        "check",
+        "pretrain",
+        "pretrain_seeds",
+        "run",
+        "run_seeds",
+        "visualize",
+        "judge",
+        "table",
+        "figure",
+        "demo",
+        "data_check",
+        "data_fingerprint",
+        "data_corrupt",
+    ):
         taken.take(name, monkeypatch)
     return taken
 
@@ -333,6 +358,9 @@ def accept(verb: str, asked: dict[str, Any]) -> None:
     """Resolve what a verb was asked for as far as that goes without data and weights."""
     if verb in ("table", "figure"):
         layouts.load_layout(asked["table_id"])
+    if verb.startswith("data_"):
+        recipe.resolve(asked["task"], asked["overrides"])
+    verb = verb.removesuffix("_seeds")
     if verb not in ("check", "pretrain", "run"):
         return
     name = asked["task" if verb == "run" else "recipe_name"]

@@ -194,6 +194,21 @@ def test_another_protocol_than_the_columns_is_named(layout: Path, tmp_path: Path
     assert built.footnotes[-1] == "by the protocol of imagenet-finetune, not of imagenet-finetune-large."
 
 
+@pytest.mark.parametrize("comparison", ["protocol", "recipe"])
+def test_a_rule_can_say_why_its_runs_are_not_comparable(
+    layout: Path, tmp_path: Path, comparison: str
+) -> None:
+    first = '- {task: imagenet-finetune, metric: top1, column: b, where: {engine: odd}, caveat: "odd engine"}'
+    layout.write_text(LAYOUT.replace("ours:\n", f"ours:\n{first}\n") + f"comparison: {comparison}\n")
+    store(tmp_path / "runs", "odd", 90.0, engine="odd")
+    store(tmp_path / "runs", "even", 83.0, recipe_hash="b" * 64, recipe="even")
+    rows = ours(table(layout, tmp_path / "runs"))
+    cells = {cell.runs[0]: cell for row in rows.values() for cell in row.cells.values()}
+    assert cells["odd"].departures.split("; ")[-1] == "odd engine"
+    assert "odd engine" not in cells["even"].departures
+    assert cells["odd"].rank == 0
+
+
 def test_the_notes_of_the_recipes_stand_below_the_table(layout: Path, tmp_path: Path) -> None:
     store(tmp_path / "runs", "a", 83.0, notes=["Erasing as in the release."])
     store(tmp_path / "runs", "b", 85.0, notes=["Erasing as in the release."], backbone=LARGE, recipe="large")

@@ -50,6 +50,7 @@ class KNN(Adapter[KNNConfig]):
         "top5": Metric("%", label="top-5 accuracy"),
     }
     Config = KNNConfig
+    seeded: ClassVar[bool] = False
 
     def run(self, run: Run) -> dict[str, float]:
         """Features of both splits (cached), then the votes.
