@@ -1,5 +1,5 @@
-# make demo    the whole of it in miniature, with nothing to download but the packages; with ENGINES=1
-#              detection and segmentation also by OpenMMLab's engines, and by detectron2 where it can be imported
+# make demo    the whole of it in miniature, with nothing to download but the packages (corruptions included); with
+#              ENGINES=1 detection and segmentation also by OpenMMLab's engines, and by detectron2 where it can be imported
 # make test    install for development, then style, types and every test
 # make lint    style and types only
 # make bench   the measurements of benchmarks/; REFERENCE, DETECTRON2 and MMSEG are paths of checkouts of
@@ -57,11 +57,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[corruptions]"
 	touch $@
 
 $(VENV)/.installed-engines: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable ".[openmmlab]"
+	$(BIN)/python -m pip install --quiet --editable ".[corruptions,openmmlab]"
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python

@@ -74,6 +74,22 @@ def library() -> tuple[str, str]:
         ) from error
 
 
+def ready() -> None:
+    """Load the library, which takes some seconds.
+
+    Raises:
+        MaeBenchError: it is not installed, or something that it needs cannot be loaded.
+    """
+    try:
+        import imagecorruptions  # noqa: F401
+    except ImportError as error:
+        name, version = library()
+        raise MaeBenchError(
+            f"{name} {version} is installed but cannot be loaded: {error} (where the system has no libGL, put "
+            "opencv-python-headless in the place of opencv-python)"
+        ) from error
+
+
 def check(corruption: str, severity: int) -> None:
     """Raise MaeBenchError unless there is such a corruption and such a severity."""
     known = {**CORRUPTIONS, **EXTRA}
@@ -107,13 +123,10 @@ def corrupt(image: NDArray[np.uint8], corruption: str, severity: int, key: int) 
             f"corruptions need uint8 images of shape (H, W, 3) with H and W of {LEAST_SIDE} or more, not "
             f"{image.dtype} {tuple(image.shape)}"
         )
+    ready()
+    import imagecorruptions
     import numpy as np
 
-    try:
-        import imagecorruptions
-    except ModuleNotFoundError:
-        library()  # says what to install
-        raise
     seed = int.from_bytes(hashlib.sha256(f"{key} {corruption} {severity}".encode()).digest()[:4], "big")
     given = {"seed": seed} if corruption in _SEEDED else {}
     before = np.random.get_state()

@@ -99,7 +99,7 @@ def _robustness(finished: list[Result], data_root: str | Path, runs_root: str | 
     """Both classifiers on corrupted, hard, repainted and drawn pictures; without corruptions if need be."""
     overrides = []
     try:
-        corruptions.library()
+        corruptions.ready()
     except MaeBenchError as error:
         screen.warn(f"{ROBUSTNESS} is shown without corruptions: {error}")
         overrides.append("sets.c=null")

@@ -150,4 +150,4 @@ def test_a_layout_of_ones_own_shows_it(place: Path) -> None:
     )
     answer = ours(place, "table", str(place / "flowers-table.yaml"), "--format", "csv")
     result = json.loads((place / "runs/f/result.json").read_text())
-    assert f"{result['metrics']['top1']:.1f}" in answer.stdout
+    assert f",Fine-tune,%,higher,{result['metrics']['top1']:g}," in answer.stdout
