@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ from mae_bench.errors import MaeBenchError
 from mae_bench.files import write_atomic
 from mae_bench.roots import Roots
 from mae_bench.settings import DataSettings
-from mae_bench.survey import Part, Survey
+from mae_bench.survey import Survey
 
 if TYPE_CHECKING:
     from mae_bench.auditing import Report
@@ -66,6 +66,9 @@ def check(
     found = audit(survey, datasets.facts_for(survey), kept / "read", processes(workers), quick)
     target = kept / f"{resolved.config.recipe}.json" if report is None else Path(report)
     screen.say(f"report saved in {write_atomic(target, found.as_json() + chr(10))}")
+    if not survey.parts:
+        hint = f"mae-bench data where {task} tells where it is expected"
+        screen.say(f"nothing of the data could be opened; {hint}")
     return found
 
 
@@ -92,8 +95,8 @@ class Fingerprint:
     Attributes:
         dataset: its name.
         digest: the one that results carry as ``dataset.fingerprint``.
-        parts: name of each split -> ``digest`` of its names and labels, ``images``, and ``classes`` where it
-            has some.
+        parts: name of each split -> `mae_bench.survey.Identity` as a dict: ``digest``, ``images``, and
+            ``classes`` where it has some.
     """
 
     dataset: str
@@ -124,31 +127,11 @@ def fingerprint(task: str, overrides: Sequence[str], places: Roots) -> Fingerpri
             f"the data of {task} has no fingerprint, as not all of it could be opened: "
             f"{faults or 'no reason told'}"
         )
-    parts: dict[str, dict[str, Any]] = {}
-    for part in survey.parts:
-        parts[part.name] = {"digest": _digest(part), "images": part.size}
-        if part.classes is not None:
-            parts[part.name]["classes"] = len(part.classes)
+    parts = {
+        name: {key: value for key, value in asdict(identity).items() if value is not None}
+        for name, identity in survey.identities.items()
+    }
     return Fingerprint(survey.dataset, survey.fingerprint, parts)
-
-
-def _digest(part: Part) -> str:
-    """SHA-256 of the classes of a part, and of the name (below its folder) and label of every image."""
-    from mae_bench.data.sources import fingerprint_of
-
-    samples = (
-        (_within(part.title(item), part.where), part.labels(item) if part.labels is not None else 0)
-        for item in range(part.size)
-    )
-    return fingerprint_of(part.classes or (), samples)
-
-
-def _within(name: str, where: str) -> str:
-    """A path without the nearest folder that it shares with `where`, a folder or a list of files."""
-    for folder in (where, *map(str, Path(where).parents)):
-        if name.startswith(folder + os.sep):
-            return name[len(folder) + 1 :]
-    return name
 
 
 def corrupt(

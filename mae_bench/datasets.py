@@ -76,6 +76,12 @@ def facts(name: str) -> DatasetFacts | None:
     return validate(DatasetFacts, document.values, document.origins)
 
 
+def how_to_get(name: str) -> str:
+    """The end of a message about data that is not there; empty where nobody knows how to get it."""
+    known = facts(name)
+    return f". `mae-bench data where {name}` shows how to get it" if known and known.download else ""
+
+
 def facts_for(survey: Survey) -> DatasetFacts | None:
     """What is known of the data that a task describes; of several datasets, how many images each has."""
     own = facts(survey.dataset)

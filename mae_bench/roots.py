@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from mae_bench import settings, validation, yamlfile
 from mae_bench.settings import Settings
@@ -48,6 +48,11 @@ def _drawn_elsewhere(roots: dict[str, str]) -> dict[str, str]:
     return roots
 
 
+def _none_or_some(roots: Any) -> Any:
+    """`roots:` whose every line is a comment names none."""
+    return {} if roots is None else roots
+
+
 Folder = Annotated[str, AfterValidator(_absolute)]
 
 
@@ -56,7 +61,9 @@ class UserConfig(Settings):
 
     data_root: Folder | None = None
     runs: Folder | None = None
-    roots: Annotated[dict[str, Folder], AfterValidator(_drawn_elsewhere)] = Field(default_factory=dict)
+    roots: Annotated[dict[str, Folder], BeforeValidator(_none_or_some), AfterValidator(_drawn_elsewhere)] = (
+        Field(default_factory=dict)
+    )
     """`data.root` of recipes, or its leading folders, and the folder of this machine that stands for it."""
 
 
@@ -102,7 +109,7 @@ def find(
     """
     path = config_file()
     here = path.exists()
-    document = yamlfile.load(path) if here else yamlfile.Document({}, {}, path)
+    document = yamlfile.load(path) if here and not _says_nothing(path) else yamlfile.Document({}, {}, path)
     user = validation.validate(UserConfig, document.values, document.origins)
     own = data_root is None
     return Roots(
@@ -115,6 +122,15 @@ def find(
         },
         path if here and own else None,
     )
+
+
+def _says_nothing(path: Path) -> bool:
+    """Whether all lines of a file are empty or comments."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return False  # reading it as YAML tells what is wrong
+    return all(not line.strip() or line.lstrip().startswith("#") for line in lines)
 
 
 def placed(root: str, named: Mapping[str, Placed]) -> Placed | None:

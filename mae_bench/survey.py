@@ -90,6 +90,21 @@ class Part:
     version: str = ""
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What tells one split apart, as training and judging take it; no pixel counts.
+
+    Attributes:
+        digest: of the names and labels of its images, wherever and in whatever container they lie.
+        images: how many there are.
+        classes: how many they have; None: they have none.
+    """
+
+    digest: str
+    images: int
+    classes: int | None = None
+
+
 @dataclass
 class Survey:
     """What a task's data is, as far as could be told without reading the images.
@@ -100,6 +115,7 @@ class Survey:
         findings: what was noticed on the way.
         disjoint: names of parts no two of which may share an image.
         fingerprint: the digest that results carry, as soon as all splits could be opened; else None.
+        identities: then, name of each split -> what tells it apart.
     """
 
     dataset: str
@@ -107,6 +123,7 @@ class Survey:
     findings: list[Finding] = field(default_factory=list)
     disjoint: tuple[str, ...] = ("train", "val")
     fingerprint: str | None = None
+    identities: dict[str, Identity] = field(default_factory=dict)
 
     def tell(self, where: str, error: MaeBenchError, otherwise: Kind = "layout") -> None:
         """Add the fault that an error tells of, of the kind `otherwise` if it says none.

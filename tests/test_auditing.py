@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from mae_bench.auditing import copies, processes
 from mae_bench.errors import MaeBenchError
 from mae_bench.stopping import InterruptedRunError
-from mae_bench.survey import Finding, Survey
+from mae_bench.survey import Finding, Part, Survey
 from tests.surveys import checked, facts, kinds, part, reads, told
 
 CONTENTS = [b"%d" % number for number in range(30)]
@@ -213,18 +214,35 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     assert checked(parts, tmp_path).findings == report.findings
 
 
-def test_another_listing_or_other_settings_begin_afresh(tmp_path: Path) -> None:
-    checked([part(tmp_path / "train", CONTENTS)], tmp_path)
+def test_what_was_read_is_known_again_in_another_listing(tmp_path: Path) -> None:
+    """Images have come and gone, and another task takes one part alone."""
+
+    def listed(*names: int) -> list[Part]:
+        """Two parts, of `train` only some items, each with a finding of its own."""
+        whole = part(tmp_path / "train", CONTENTS)
+        faults = lambda item, content: [Finding("annotation", f"item {names[item]}", "is odd")]  # noqa: E731
+        title, read = (lambda item: whole.title(names[item])), (lambda item: whole.read(names[item]))
+        some = replace(whole, size=len(names), title=title, read=read, faults=faults)
+        return [part(tmp_path / "val", [b"new", b"newer"]), some]
+
+    checked(listed(*range(20)), tmp_path)
     reads(tmp_path)
-    assert checked([part(tmp_path / "train", CONTENTS[:29])], tmp_path).checked == 29
+    report = checked(listed(3, 25, 7), tmp_path)
+    assert (reads(tmp_path), report.checked, report.resumed) == (["train/0025"], 1, 4)
+    assert told(report, "annotation") == ["item 3: is odd", "item 25: is odd", "item 7: is odd"]
+    assert checked(listed(*range(20))[1:], tmp_path).checked == 0
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["the-set.jsonl"]
+
+
+def test_other_settings_begin_afresh(tmp_path: Path) -> None:
+    checked([part(tmp_path / "train", CONTENTS)], tmp_path)
     assert checked([part(tmp_path / "train", CONTENTS, version="other")], tmp_path).checked == 30
     assert checked([part(tmp_path / "train", CONTENTS)], tmp_path).checked == 0
-    assert len(list((tmp_path / "state").iterdir())) == 3
 
 
 def test_a_state_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
-    with pytest.raises(MaeBenchError, match=r"state/the-set-.*which remembers what was read: "):
+    with pytest.raises(MaeBenchError, match=r"state/the-set\.jsonl, which remembers what was read: "):
         checked([part(tmp_path / "train", CONTENTS)], tmp_path)
 
 

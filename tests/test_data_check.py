@@ -22,6 +22,7 @@ from mae_bench.datasets import DatasetFacts
 from mae_bench.errors import MaeBenchError
 from mae_bench.recipe import resolve
 from mae_bench.settings import DataSettings, SubsetSettings
+from mae_bench.survey import Identity
 from tests.pictures import encoded, settings, smooth, write_tar, write_tree
 from tests.surveys import checked, facts, kinds, told
 
@@ -97,6 +98,10 @@ def test_a_sound_dataset_has_no_findings(data: DataSettings, tmp_path: Path) -> 
     assert report.counts["train"]["where"] == str(tmp_path / "set" / data.train)
     both = [open_source(data, split, tmp_path) for split in ("train", "val")]
     assert report.fingerprint == joint_fingerprint(*both)
+    assert survey(data, tmp_path).identities == {
+        split: Identity(source.fingerprint(), images, 10)
+        for split, source, images in zip(("train", "val"), both, (40, 20), strict=True)
+    }
 
 
 def test_a_tar_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
@@ -111,7 +116,7 @@ def test_a_tar_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert (check(data, tmp_path).checked, check(data, tmp_path).resumed) == (6, 6)
     write_tar(tmp_path / "set" / "train.tar", members | {"a/1.png": members["a/1.png"][:99]})
     report = check(data, tmp_path)
-    assert report.checked == 6
+    assert (report.checked, report.resumed) == (4, 2)  # the other file is as it was
     assert only(report, "unreadable").startswith(
         f"{tmp_path}/set/train/a/1.png: "
     ) or "train.tar:a/1.png" in only(report, "unreadable")
@@ -243,6 +248,7 @@ def test_an_image_that_is_listed_but_not_there(data: DataSettings, layout: str, 
     assert f"lacks 1 of the 40 images that {tmp_path / 'set' / data.train} lists" in first
     assert second == f"{path}: not there, but {data.train} lists it"
     assert report.checked == 59  # all others are looked at
+    assert report.bad_files() == [str(path)]
 
 
 def test_a_missing_class_is_named_and_the_rest_is_still_read(faces: Path, tmp_path: Path) -> None:
@@ -274,6 +280,25 @@ def test_a_class_that_is_missing_from_the_training_split(faces: Path, tmp_path: 
         "train: train has 36 images, but The Set has 40 there: 4 missing",
         f"train: train has 9 classes, but The Set has 10: {', '.join(CLASSES[:3] + CLASSES[4:9])} and 1 more",
     ]
+
+
+def test_a_category_that_is_missing_from_the_training_file(faces: Path, tmp_path: Path) -> None:
+    data = copied("inat", faces, tmp_path)
+
+    def drop(content: dict[str, Any]) -> None:
+        gone = content["categories"].pop(3)
+        of = {each["image_id"] for each in content["annotations"] if each["category_id"] == gone["id"]}
+        content["annotations"] = [each for each in content["annotations"] if each["image_id"] not in of]
+        content["images"] = [each for each in content["images"] if each["id"] not in of]
+
+    val = {each["name"] for each in json.loads((tmp_path / "set" / data.val).read_text())["categories"]}
+    edited(tmp_path / "set" / data.train, drop)
+    train = {each["name"] for each in json.loads((tmp_path / "set" / data.train).read_text())["categories"]}
+    (name,) = val - train
+    report = check(data, tmp_path)
+    assert (
+        f"{data.train} lacks class {name}. Give both files the same list" in told(report, "missing-class")[0]
+    )
 
 
 def test_a_class_folder_that_is_empty(faces: Path, tmp_path: Path) -> None:
@@ -408,6 +433,7 @@ def test_a_split_that_is_not_there(faces: Path, tmp_path: Path) -> None:
     data = copied("folder", faces, tmp_path).model_copy(update={"val": "valid"})
     report = check(data, tmp_path)
     assert "did you mean 'val'" in only(report, "layout")
+    assert "mae-bench data where" not in only(report, "layout")
     assert (list(report.counts), report.checked) == (["train"], 40)
 
 
@@ -419,9 +445,11 @@ def test_of_a_subset_the_whole_split_is_checked(faces: Path, tmp_path: Path) -> 
     few = data.model_copy(update={"subset": SubsetSettings(per_class=1)})
     report = check(few, tmp_path)
     assert (report.checked, report.findings) == (60, [])
-    assert report.fingerprint == joint_fingerprint(
-        *(open_source(few, split, tmp_path) for split in ("train", "val"))
-    )
+    taken = [open_source(few, split, tmp_path) for split in ("train", "val")]
+    assert report.fingerprint == joint_fingerprint(*taken)
+    # What tells the split apart is what is trained on, here ten images.
+    train = survey(few, tmp_path).identities["train"]
+    assert train == Identity(taken[0].fingerprint(), 10, 10)
     listed = data.model_copy(update={"subset": SubsetSettings(list="few.txt")})
     assert "few.txt" in only(check(listed, tmp_path), "layout")
 

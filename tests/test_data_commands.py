@@ -70,6 +70,15 @@ def test_faults_are_told_and_change_the_status(place: Path) -> None:
     assert invoke("check", "tiny.yaml", "--quick").exit_code == 0
 
 
+@pytest.mark.parametrize("task", ["inat18", "coco", "ade20k", "imagenet-robustness", "mae-vit-base"])
+def test_data_that_is_not_there_is_a_finding_and_a_hint(task: str, place: Path) -> None:
+    done = invoke("check", task, "--quick")
+    assert (done.exit_code, done.exception and type(done.exception)) == (1, SystemExit)
+    assert "FAULT: layout (" in done.stdout
+    assert f"mae-bench data where {task} tells where it is expected\n" in done.stderr
+    assert "mae-bench data where" not in invoke("check", "tiny.yaml", "--quick").stderr
+
+
 def test_what_was_read_is_not_read_again(place: Path) -> None:
     assert mae_bench.data_check("tiny.yaml", workers=0).checked == 12
     again = mae_bench.data_check("tiny.yaml", workers=0)

@@ -349,7 +349,7 @@ def test_a_label_value_that_is_no_class(pairs: Pairs) -> None:
 
 
 def test_settings_that_fit_a_label_map_are_looked_at_again(pairs: Pairs) -> None:
-    pairs.relabel("train", "a", lambda labels: labels * 0 + 9)
+    pairs.relabel("train", "a", lambda labels: np.where(labels == 0, 9, labels).astype(np.uint8))
     assert kinds(pairs.check()) == ["label-range"]
     assert pairs.check(ignore_label=9).findings == []
 
@@ -413,6 +413,13 @@ def test_a_class_that_no_training_image_shows_is_noted(pairs: Pairs) -> None:
     assert (again.findings, again.checked) == (report.findings, 0)
     pairs.relabel("train", "d", lambda labels: labels * 0 + 2)
     assert told(pairs.check(), "unused") == []
+
+
+def test_a_label_map_without_a_class_is_noted(pairs: Pairs) -> None:
+    pairs.relabel("val", "e", lambda labels: labels * 0 + 255)
+    report = pairs.check()
+    message = "no pixel of this label map has a class; is it the right one?"
+    assert only(report, "(annotation)") == f"{pairs.labels('val', 'e')}: {message}"
 
 
 def test_a_label_map_that_changed_is_read_again(pairs: Pairs) -> None:

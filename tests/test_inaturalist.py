@@ -184,6 +184,10 @@ def without(key: str, entry: str) -> Change:
 
 FAULTS: dict[str, tuple[Change, str]] = {
     "test set": (lambda all: all.pop("annotations"), "has no 'annotations': it is the file of a test set"),
+    "test set without categories": (
+        lambda all: (all.pop("annotations"), all.pop("categories"))[0],
+        "has no 'annotations': it is the file of a test set",
+    ),
     "no keys": (
         lambda all: (all.pop("images"), all.pop("categories"))[0],
         "train2018.json: no 'categories' and no 'images': not an annotation file of an iNaturalist",
@@ -301,13 +305,27 @@ def test_another_number_of_classes(layouts: Path) -> None:
 def test_categories_that_differ_between_train_and_val(layouts: Path) -> None:
     edit_json(layouts / "inat/val2018.json", first("categories", name="aster"))
     refused(
-        r"the categories of .*train2018.json and .*val2018.json differ \(label: training / validation\): "
-        "3: 'daisy' / 'aster'. Give both files the same list",
+        r"the categories of .*train2018.json and .*val2018.json differ: .*train2018.json lacks class aster, "
+        ".*val2018.json lacks class daisy. Give both files the same list",
         layouts,
         "val",
     )
+    edit_json(layouts / "inat/val2018.json", first("categories", name="daisy"))
     edit_json(layouts / "inat/val2018.json", lambda all: all["categories"].append({"id": 1, "name": "elk"}))
-    refused("4 / 5 categories; 0: 'ant' / 'elk', 1: 'bee' / 'ant', 2: .*Give both", layouts, "val")
+    refused("differ: .*train2018.json lacks class elk. Give both", layouts, "val")
+
+
+def test_categories_in_another_order(layouts: Path) -> None:
+    def exchange(content: dict[str, Any]) -> None:
+        one, two = content["categories"][:2]
+        one["name"], two["name"] = two["name"], one["name"]
+
+    edit_json(layouts / "inat/val2018.json", exchange)
+    with pytest.raises(
+        MaeBenchError, match=r"differ: in order \(label: training / validation\), \d: '"
+    ) as error:
+        open_source(settings(**INAT), "val", layouts)
+    assert error.value.kind == "class-order"
 
 
 def test_a_class_that_val_lacks(layouts: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from downstream.classification.heads import HeadGrid, grid_losses
+from downstream.classification.heads import HeadGrid, StepNorm, grid_losses
 from mae_bench.optim import LARS
 
 RATES = [0.3, 1.0, 4.0]
@@ -71,6 +71,31 @@ def test_statistics_come_from_norm_batch_features() -> None:
         standard = (part - part.mean(dim=0)) / (part.var(dim=0, unbiased=False) + 1e-6).sqrt()
         expected = F.linear(standard, *grid.heads[0].parameters())
         torch.testing.assert_close(logits[half], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_with_one_group_a_step_it_is_torchs_batch_norm() -> None:
+    ours, theirs = StepNorm(8, 30).train(), nn.BatchNorm1d(8, affine=False, eps=1e-6).train()
+    for part in separable()[0].split(30):
+        torch.testing.assert_close(ours(part), theirs(part))
+        torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+        torch.testing.assert_close(ours.running_var, theirs.running_var)
+    assert torch.equal(ours.eval()(part), F.batch_norm(part, ours.running_mean, ours.running_var, eps=1e-6))
+
+
+@pytest.mark.parametrize("passes", [1, 2, 4])
+def test_running_statistics_do_not_depend_on_how_a_step_is_divided(passes: int) -> None:
+    """Two steps of four groups: each moves by a tenth towards the mean of what its groups have."""
+    features, _ = separable()
+    norm = StepNorm(8, 7, passes).train()
+    mean, var = torch.zeros(8), torch.ones(8)
+    for step in (features[:28], features[28:56]):
+        for part in step.chunk(passes):
+            norm(part)
+        groups = step.view(4, 7, 8)
+        mean = 0.9 * mean + 0.1 * groups.mean(dim=1).mean(dim=0)
+        var = 0.9 * var + 0.1 * groups.var(dim=1).mean(dim=0)
+    torch.testing.assert_close(norm.running_mean, mean)
+    torch.testing.assert_close(norm.running_var, var)
 
 
 def test_a_diverged_classifier_leaves_the_others_alone() -> None:

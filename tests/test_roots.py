@@ -89,6 +89,14 @@ def test_a_data_root_that_is_given_counts_alone(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["", "# data_root: /x\n\n", "roots:\n  # imagenet: /x\n", "data_root: null\n"]
+)
+def test_a_file_may_say_nothing(text: str, file: Path) -> None:
+    file.write_text(text)
+    assert roots.find() == roots.Roots(Path("data"), Path("runs"), {}, file)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("data_rot: /x\n", "data_rot: unknown key (config/mae-bench/config.yaml:1); did you mean 'data_root'?"),

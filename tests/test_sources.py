@@ -88,6 +88,11 @@ def test_class_list_gives_the_order(tree: Path) -> None:
     assert [source.label(i) for i in range(7)] == [1, 1, 2, 2, 0, 0, 0]
 
 
+def test_lists_of_windows_programs_begin_with_a_mark(tree: Path) -> None:
+    (tree / "set" / "names.txt").write_bytes(b"\xef\xbb\xbfcat\r\nant\r\nbee\r\n")
+    assert open_source(settings(class_list="names.txt"), "train", tree).classes == ["cat", "ant", "bee"]
+
+
 def test_an_unlabelled_folder_is_one_class(tmp_path: Path) -> None:
     folder = tmp_path / "set" / "train"
     folder.mkdir(parents=True)
@@ -110,6 +115,16 @@ def test_a_missing_folder_says_what_is_expected_and_what_is_there(tree: Path) ->
         train="training",
     )(tree, "train")
     refused(f"{tree} holds set/; did you mean", root="sets")(tree, "train")
+    (tree / ".mae-bench").mkdir()
+    refused(f"{tree} holds set/; did you mean", root="sets")(tree, "train")
+
+
+def test_a_missing_dataset_that_is_known_says_how_to_get_it(tree: Path) -> None:
+    hint = ". `mae-bench data where inat-2018` shows how to get it"
+    refused(f"holds set/{hint}$", root="inat18", name="inat-2018")(tree, "train")
+    with pytest.raises(MaeBenchError) as error:  # the folder is there, only a split is not
+        open_source(settings(name="inat-2018", train="training"), "train", tree)
+    assert hint not in str(error.value)
 
 
 def test_a_folder_without_images(tmp_path: Path) -> None:

@@ -98,7 +98,9 @@ class Linear(TrainedAdapter[LinearConfig]):
         self._splits = Splits(config.data, run, backbone.mean)
         self._statistics = backbone.mean, backbone.std
         backbone.freeze("all")
-        grid = HeadGrid(backbone.width, self._splits.classes, len(config.rates), config.norm_batch)
+        assert isinstance(config.train.micro_batch, int)  # LinearConfig refuses auto
+        passes = max(1, config.train.batch // (run.world * config.train.micro_batch))
+        grid = HeadGrid(backbone.width, self._splits.classes, len(config.rates), config.norm_batch, passes)
         self._probe = LinearProbe(backbone, config.pooling, grid)
         return self._probe
 
@@ -138,7 +140,6 @@ class Linear(TrainedAdapter[LinearConfig]):
         """Top-1 and top-5 on the validation split, of the only rate or of that chosen on held-out images."""
         self._splits.record()
         probe = cast("LinearProbe", model)
-        self._data.agree(probe)
         reported = self._data.on_validation(probe)
         if self.config.learning_rates is None:
             run.record(selection="last step (no step was chosen by its accuracy), one learning rate")

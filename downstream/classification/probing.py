@@ -63,13 +63,6 @@ class ProbeData:
         """Number of images held out."""
         return len(self._held) if self._held is not None else 0
 
-    def agree(self, probe: LinearProbe) -> None:
-        """Let all processes agree: on the mean of their BatchNorm's statistics, and on who diverged."""
-        for buffer in (probe.grid.norm.running_mean, probe.grid.norm.running_var):
-            assert buffer is not None  # track_running_stats
-            buffer.copy_(self._run.sum(buffer) / self._run.world)
-        probe.grid.diverged.copy_(self._run.sum(probe.grid.diverged.long()) > 0)
-
     def on_validation(self, probe: LinearProbe) -> Tensor:
         """(G, 2) float64: top-1 and top-5 of every classifier on the reported set, in percent."""
         return self._score(probe, self._splits.val, self._val_features)

@@ -16,6 +16,7 @@ class Scratch(Finetune):
     """Fine-tuning that starts from an untrained backbone, `random:ARCH`, and from nothing else."""
 
     task = "imagenet-scratch"
+    takes: ClassVar[str] = "random:ARCH"
     head_std: ClassVar[float] = 0.02
     """As timm initialises the other linear layers; the appendix does not say."""
 

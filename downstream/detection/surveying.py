@@ -18,10 +18,10 @@ from downstream.detection.masks import patch_of_polygons
 from downstream.detection.run_lengths import areas
 from downstream.detection.settings import DetectionData
 from downstream.detection.source import CocoSource, Split, annotations_of, missing_images, open_split
-from mae_bench.data import joint_fingerprint, make_if_generated
+from mae_bench.data import joint_digest, make_if_generated
 from mae_bench.data.surveying import decoded, image_faults, pixel_digest
 from mae_bench.errors import MaeBenchError
-from mae_bench.survey import Finding, Part, Survey
+from mae_bench.survey import Finding, Identity, Part, Survey
 
 # By how many pixels a box may reach out of its image.
 _TOLERANCE = 1.0
@@ -49,7 +49,10 @@ def survey(data: DetectionData, data_root: Path, splits: Sequence[Split]) -> Sur
         if len(source):
             found.parts.append(_part(split, source))
     if len(sources) == len(splits):
-        found.fingerprint = joint_fingerprint(*sources) if len(sources) == 2 else sources[0].fingerprint()
+        for split, source in zip(splits, sources, strict=True):
+            found.identities[split] = Identity(source.fingerprint(), len(source), len(source.classes))
+        digests = [identity.digest for identity in found.identities.values()]
+        found.fingerprint = joint_digest(*digests) if len(digests) == 2 else digests[0]
     return found
 
 

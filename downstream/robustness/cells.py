@@ -5,7 +5,8 @@ Shapes: B images, K logits of the classifier, M of them that take part.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ class _Opener:
             logits = self._logits(folders)
             all_classes(folders, logits, self.classes)
             dataset = self._dataset(folders.source(logits, self.classes), transform)
-            name = f"c/{corruption}/{severity}"
+            name = cell_name(corruption, severity)
             cells.append(Cell("c", name, dataset, restricted_to(None), folders.fingerprint(), len(logits)))
         line = (
             f"{TITLES['c']} {root}: {len(tree.corruptions)} corruptions of {len(tree.severities)} "
@@ -170,7 +171,7 @@ class _Opener:
         """ReaL."""
         found = read_reassessed(root / wanted.images, root / wanted.labels)
         dataset = self._dataset(found.source(self.classes), self.classifier.transform)
-        hits = among_several(found.table(self.classes))
+        hits = among_several(found.table(self.classes, self.classifier.classes_from))
         cell = Cell("real", "real", dataset, hits, found.fingerprint(), len(self.classes))
         line = (
             f"{TITLES['real']} {found.root}: {len(found):,} images, {found.unlabelled:,} more without a label"
@@ -209,6 +210,19 @@ def root_of(wanted: FolderSet, key: str, data_root: Path) -> Path:
     """
     make_if_generated(wanted.root, data_root)
     return existing(data_root / wanted.root, key, wanted.root)
+
+
+def cell_name(corruption: str, severity: int) -> str:
+    """The name of a cell of ImageNet-C."""
+    return f"c/{corruption}/{severity}"
+
+
+def joint_fingerprint(parts: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 of all that is counted: the name and the fingerprint of each cell, in order."""
+    joint = hashlib.sha256()
+    for name, fingerprint in parts:
+        joint.update(f"{name} {fingerprint}\n".encode())
+    return joint.hexdigest()
 
 
 def locally_made(made: dict[str, Any]) -> str:

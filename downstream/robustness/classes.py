@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 from downstream.classification.splits import CLASSES_FILE
+from mae_bench.data.listing import some
 from mae_bench.errors import MaeBenchError
+
+SAME_NAMES = (
+    "If they are the same classes under other names, put the names of the class folders into the run's "
+    f"{CLASSES_FILE}, one a line in the order of the labels (a whole classifier has them by classes=FILE)"
+)
+"""What to do where a classifier and a set call the classes otherwise."""
 
 
 @cache
@@ -18,9 +26,33 @@ def wnids(name: Literal["imagenet-1k", "imagenet-a", "imagenet-r"]) -> tuple[str
     return tuple(line for line in text.splitlines() if line and not line.startswith("#"))
 
 
-def are_imagenets(classes: list[str]) -> bool:
+def are_imagenets(classes: Sequence[str]) -> bool:
     """Whether these are the 1000 of ImageNet-1K, in whatever order."""
     return sorted(classes) == list(wnids("imagenet-1k"))
+
+
+def by_number(classes: Sequence[str], classes_from: str, where: Path) -> list[int]:
+    """The logit of each class number, as ImageNetV2 and ReaL number them: by the sorted names of the folders.
+
+    A classifier may know the classes by other names ("tench, Tinca tinca"), which are in the order of the
+    folders and sort otherwise; by them a number would be taken for another class.
+
+    Args:
+        classes: name of each logit's class; bare numbers mean themselves.
+        classes_from: where they are from, for messages.
+        where: the folder or file that has numbers, for messages.
+
+    Raises:
+        MaeBenchError: the names are not ImageNet's wnids, and not sorted either.
+    """
+    numbers = all(name.isdecimal() for name in classes)
+    order = sorted(range(len(classes)), key=lambda at: (int(classes[at]) if numbers else 0, classes[at]))
+    if not are_imagenets(classes) and order != list(range(len(classes))):
+        raise MaeBenchError(
+            f"{where} numbers the classes by their sorted names, and those of the classifier "
+            f"({classes_from}) are neither ImageNet's wnids nor sorted: {some(classes, 3)}. {SAME_NAMES}"
+        )
+    return order
 
 
 def read_names(path: Path) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from downstream.robustness.settings import WHAT
 from mae_bench.augment import CentreTransform
 from mae_bench.errors import MaeBenchError
 from mae_bench.settings import DataSettings, EvalTransform
@@ -115,7 +116,3 @@ def open_classifier(run: Run) -> TrainedClassifier:
     raise MaeBenchError(
         f"{spec}: what comes from {source}: has no trained classifier; {run.config.recipe} takes {WHAT}"
     )
-
-
-WHAT = "the folder of a finished classification run, timm:NAME with its head, or file:PATH?arch=NAME"
-"""What can be evaluated, in words."""

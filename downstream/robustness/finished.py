@@ -16,7 +16,8 @@ from downstream.classification.knn import KNN
 from downstream.classification.linear import Linear, LinearConfig
 from downstream.classification.partial import PartialConfig
 from downstream.robustness.classes import of_a_run
-from downstream.robustness.classifiers import WHAT, TrainedClassifier
+from downstream.robustness.classifiers import TrainedClassifier
+from downstream.robustness.settings import WHAT
 from mae_bench import recipe
 from mae_bench.adapter import Adapter
 from mae_bench.backbones import Backbone, load_backbone
@@ -178,7 +179,8 @@ def _backbone(found: FinishedRun) -> Backbone:
     except MaeBenchError as error:
         raise MaeBenchError(
             f"{found.folder}: its network is built as {config.backbone} makes it, before the run's weights "
-            f"go in, and that cannot be had any more: {error}"
+            f"go in, and that cannot be had any more: {error}. If it is elsewhere now, write its place into "
+            f"{found.folder / 'config.yaml'} (backbone)"
         ) from error
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from downstream.robustness.classes import wnids
+from downstream.robustness.classes import SAME_NAMES, by_number, wnids
 from mae_bench.data.listing import EXTENSIONS, FolderReader, Listing, Names, some
 from mae_bench.data.sources import ListedSource, fingerprint_of
 from mae_bench.errors import MaeBenchError, near
@@ -109,14 +109,15 @@ def logits_of(folders: Folders, classes: Sequence[str], classes_from: str) -> ND
     """The logit of each class folder.
 
     Folders named by numbers, of a classifier whose classes have other names, are numbers of the sorted
-    classes, as in the archive of ImageNetV2.
+    classes, as in the archive of ImageNetV2 (`by_number`).
 
     Args:
         classes: name of each logit's class.
         classes_from: where they are from, for messages.
 
     Raises:
-        MaeBenchError: a folder without images, or one that no class of the classifier has as its name.
+        MaeBenchError: a folder without images, one that no class of the classifier has as its name, or
+            numbers that say nothing of the classifier's classes.
     """
     vocabulary = folders.listing.vocabulary
     empty = folders.empty()
@@ -124,13 +125,13 @@ def logits_of(folders: Folders, classes: Sequence[str], classes_from: str) -> ND
         raise MaeBenchError(f"{folders.root}: no image in {_classes(empty)}. Fill or remove them")
     number = {name: index for index, name in enumerate(classes)}
     if all(name.isdecimal() for name in vocabulary) and not any(name in number for name in vocabulary):
-        ordered = sorted(classes)
-        number = {str(index): number[name] for index, name in enumerate(ordered)}
+        ordered = by_number(classes, classes_from, folders.root)
+        number = {str(index): logit for index, logit in enumerate(ordered)}
     unknown = [name for name in vocabulary if name not in number]
     if unknown:
         raise MaeBenchError(
             f"{folders.root} has {_classes(unknown)} that the classifier does not know; its {len(classes)} "
-            f"classes ({classes_from}) are {some(classes, 3)}"
+            f"classes ({classes_from}) are {some(classes, 3)}. {SAME_NAMES}"
         )
     return np.array([number[name] for name in vocabulary], dtype=np.int64)
 

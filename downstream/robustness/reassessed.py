@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from downstream.robustness.classes import by_number
 from mae_bench.data.listing import EXTENSIONS, FolderReader, Names
 from mae_bench.data.sources import ListedSource, fingerprint_of
 from mae_bench.errors import MaeBenchError
@@ -32,12 +33,14 @@ class Reassessed:
 
     Attributes:
         root: the folder of the images.
+        file: the file of the labels.
         names: paths below `root`.
         labels: of each image, indices into the sorted classes.
         unlabelled: how many images were left out.
     """
 
     root: Path
+    file: Path
     names: Names
     labels: list[list[int]]
     unlabelled: int
@@ -56,13 +59,17 @@ class Reassessed:
         reader = FolderReader(self.root, self.names)
         return ListedSource(f"{self.root}/", self.names, positions, list(classes), reader)
 
-    def table(self, classes: Sequence[str]) -> Tensor:
+    def table(self, classes: Sequence[str], classes_from: str) -> Tensor:
         """(N, K) bool: which logits are right for each image.
 
+        Args:
+            classes: name of each logit's class.
+            classes_from: where they are from, for messages.
+
         Raises:
-            MaeBenchError: a label beyond the classes.
+            MaeBenchError: a label beyond the classes, or classes of which numbers say nothing.
         """
-        ordered = sorted(range(len(classes)), key=lambda logit: classes[logit])
+        ordered = by_number(classes, classes_from, self.file)
         right = torch.zeros(len(self), len(classes), dtype=torch.bool)
         for row, labels in enumerate(self.labels):
             beyond = [label for label in labels if not 0 <= label < len(classes)]
@@ -103,7 +110,7 @@ def read_reassessed(root: Path, file: Path) -> Reassessed:
     kept = [(name, lists[position]) for name, position in zip(found, at.tolist(), strict=True)]
     kept = [(name, labels) for name, labels in kept if labels]
     return Reassessed(
-        root, Names(name for name, _ in kept), [labels for _, labels in kept], len(found) - len(kept)
+        root, file, Names(name for name, _ in kept), [labels for _, labels in kept], len(found) - len(kept)
     )
 
 

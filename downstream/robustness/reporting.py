@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from downstream.robustness.cells import Cell, Evaluation, locally_made
+from downstream.robustness.cells import Cell, Evaluation, joint_fingerprint, locally_made
 from downstream.robustness.classes import are_imagenets
 from downstream.robustness.classifiers import TrainedClassifier
 from downstream.robustness.corruption_error import (
@@ -83,10 +83,8 @@ def _unit(label: str) -> dict[str, Any]:
 
 def dataset_facts(name: str, evaluation: Evaluation, classifier: TrainedClassifier) -> dict[str, Any]:
     """What a result says of the sets: one identity for all together, and each for itself in the details."""
-    joint = hashlib.sha256()
     sets: dict[str, dict[str, Any]] = {}
     for cell in evaluation.cells:
-        joint.update(f"{cell.name} {cell.fingerprint}\n".encode())
         entry = sets.setdefault(cell.key, {"images": 0, "classes": cell.classes})
         entry["images"] += len(cell.dataset)
     for key, entry in sets.items():
@@ -99,7 +97,7 @@ def dataset_facts(name: str, evaluation: Evaluation, classifier: TrainedClassifi
     return {
         "dataset": {
             "name": name,
-            "fingerprint": joint.hexdigest(),
+            "fingerprint": joint_fingerprint((cell.name, cell.fingerprint) for cell in evaluation.cells),
             "train_images": 0,
             "val_images": sum(len(cell.dataset) for cell in evaluation.cells),
             "classes": len(classifier.classes),

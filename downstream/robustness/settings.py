@@ -10,6 +10,8 @@ from mae_bench.corruptions import CORRUPTIONS
 from mae_bench.errors import near
 from mae_bench.settings import HANDLING, RUNTIME, Settings, TaskConfig
 
+WHAT = "the folder of a finished classification run, timm:NAME with its head, or file:PATH?arch=NAME"
+"""What can be evaluated, in words."""
 Severity = Annotated[int, Field(ge=1, le=5)]
 
 

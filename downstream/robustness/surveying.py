@@ -6,13 +6,12 @@ of ImageNet-C are compared with each other, the class folders of A and R with th
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from downstream.robustness.cells import MASKED, root_of
+from downstream.robustness.cells import MASKED, cell_name, joint_fingerprint, root_of
 from downstream.robustness.corrupted import find_cells, uneven
 from downstream.robustness.folders import Folders, departures_from_the_200, list_folders
 from downstream.robustness.reassessed import Reassessed, read_reassessed
@@ -20,7 +19,7 @@ from downstream.robustness.settings import CorruptedSet, FolderSet, ReassessedSe
 from mae_bench.data.listing import FolderReader
 from mae_bench.data.surveying import image_faults, pixel_digest
 from mae_bench.errors import MaeBenchError
-from mae_bench.survey import Finding, Part, Survey
+from mae_bench.survey import Finding, Identity, Part, Survey
 
 _CHANNELS = 3
 
@@ -28,26 +27,33 @@ _CHANNELS = 3
 def survey(config: RobustnessConfig, data_root: Path) -> Survey:
     """What of the sets is there, and what is wrong with their layout."""
     found = Survey(config.data.name, disjoint=())
-    digests: list[str] = []
+    cells: list[tuple[str, str]] = []
+    whole = True
     for key in type(config.sets).model_fields:
         wanted: FolderSet | None = getattr(config.sets, key)
         if wanted is None:
             continue
         try:
-            digests.append(_add(found, key, wanted, root_of(wanted, key, data_root)))
+            own = _add(found, key, wanted, root_of(wanted, key, data_root))
         except MaeBenchError as error:
             found.findings.append(Finding(error.kind or "layout", f"sets.{key}", str(error)))
-    if len(digests) == sum(getattr(config.sets, key) is not None for key in type(config.sets).model_fields):
-        found.fingerprint = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+            whole = False
+            continue
+        cells += own
+        found.identities[found.parts[-1].name] = _identity(found.parts[-1], own)
+    if whole:
+        found.fingerprint = joint_fingerprint(cells)
     return found
 
 
-def _add(found: Survey, key: str, wanted: FolderSet, root: Path) -> str:
-    """Add a set to the survey; returns its fingerprint."""
+def _add(found: Survey, key: str, wanted: FolderSet, root: Path) -> list[tuple[str, str]]:
+    """Add a set to the survey; returns the name and fingerprint of each of its cells."""
     if isinstance(wanted, CorruptedSet):
         return _add_corrupted(found, wanted, root)
     if isinstance(wanted, ReassessedSet):
-        return _add_reassessed(found, read_reassessed(root / wanted.images, root / wanted.labels))
+        real = read_reassessed(root / wanted.images, root / wanted.labels)
+        _add_reassessed(found, real)
+        return [(key, real.fingerprint())]
     folders = list_folders(root)
     _say_empty(found, folders)
     if key in MASKED and _is_imagenets(folders):
@@ -56,10 +62,16 @@ def _add(found: Survey, key: str, wanted: FolderSet, root: Path) -> str:
             if fault:
                 found.findings.append(Finding(kind, str(root), f"{root} {fault}"))  # type: ignore[arg-type]
     found.parts.append(_part(f"imagenet-{key}", root, [folders]))
-    return folders.fingerprint()
+    return [(key, folders.fingerprint())]
 
 
-def _add_corrupted(found: Survey, wanted: CorruptedSet, root: Path) -> str:
+def _identity(part: Part, cells: Sequence[tuple[str, str]]) -> Identity:
+    """Of a set in one folder its digest; of one in cells that of all of theirs."""
+    digest = cells[0][1] if len(cells) == 1 else joint_fingerprint(cells)
+    return Identity(digest, part.size, None if part.classes is None else len(part.classes))
+
+
+def _add_corrupted(found: Survey, wanted: CorruptedSet, root: Path) -> list[tuple[str, str]]:
     tree = find_cells(root, wanted)
     cells = tree.listed(even=False)
     found.findings += [Finding("wrong-count", str(root), fault) for fault in uneven(cells)]
@@ -69,10 +81,10 @@ def _add_corrupted(found: Survey, wanted: CorruptedSet, root: Path) -> str:
     first = next(iter(cells.values()))
     _say_empty(found, first)
     found.parts.append(_part("imagenet-c", root, list(cells.values())))
-    return " ".join(folders.fingerprint() for folders in cells.values())
+    return [(cell_name(*cell), folders.fingerprint()) for cell, folders in cells.items()]
 
 
-def _add_reassessed(found: Survey, real: Reassessed) -> str:
+def _add_reassessed(found: Survey, real: Reassessed) -> None:
     reader = FolderReader(real.root, real.names)
     found.parts.append(
         Part(
@@ -85,7 +97,6 @@ def _add_reassessed(found: Survey, real: Reassessed) -> str:
             pixels=_pixels,
         )
     )
-    return real.fingerprint()
 
 
 def _part(name: str, root: Path, cells: Sequence[Folders]) -> Part:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from downstream.robustness.settings import RobustnessConfig
+from downstream.robustness.settings import WHAT, RobustnessConfig
 from mae_bench.adapter import Adapter, Metric
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Robustness(Adapter[RobustnessConfig]):
         "in_real_top1": _accuracy("ImageNet ReaL accuracy"),
     }
     Config = RobustnessConfig
+    takes: ClassVar[str] = WHAT
     seeded: ClassVar[bool] = False
 
     def run(self, run: Run) -> dict[str, float]:
@@ -54,10 +55,10 @@ class Robustness(Adapter[RobustnessConfig]):
         run.record(**classifier.facts)
         run.record(**facts)
         run.record(**dataset_facts(self.config.data.name, evaluation, classifier))
-        trained_by = classifier.facts["details"]["classifier"].get("recipe_hash")
-        if trained_by is not None:
-            # Classifiers that were trained otherwise repeat nothing of each other, whatever their backbone.
-            run.record(recipe_hash=digest_of([recipe_hash(self.config), trained_by]))
+        # Classifiers that were trained otherwise repeat nothing of each other, whatever their backbone; of a
+        # whole one it is not known how, so it repeats nothing but itself.
+        trained_by = classifier.facts["details"]["classifier"].get("recipe_hash", classifier.digest)
+        run.record(recipe_hash=digest_of([recipe_hash(self.config), trained_by]))
         run.record(
             notes=evaluation.notes,
             selection="the classifier as its training left it; nothing was chosen by these sets",

@@ -12,10 +12,10 @@ from torch import Tensor
 from downstream.segmentation.dataset import Listed, SegmentationSource, Split, list_split, source_of
 from downstream.segmentation.labels import IGNORED
 from downstream.segmentation.settings import SegmentationData
-from mae_bench.data import joint_fingerprint
+from mae_bench.data import joint_digest
 from mae_bench.data.surveying import decoded, image_faults, pixel_digest
 from mae_bench.errors import MaeBenchError
-from mae_bench.survey import Finding, Part, Survey
+from mae_bench.survey import Finding, Identity, Part, Survey
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 
@@ -36,7 +36,9 @@ def survey(data: SegmentationData, data_root: Path) -> Survey:
     found.findings += unpaired
     found.parts += [_part(name, source, data) for name, source in sources.items() if len(source)]
     if len(sources) == len(SPLITS) and not unpaired:
-        found.fingerprint = joint_fingerprint(sources["train"], sources["val"])
+        for name, source in sources.items():
+            found.identities[name] = Identity(source.fingerprint(), len(source), len(source.classes))
+        found.fingerprint = joint_digest(*(found.identities[name].digest for name in SPLITS))
     return found
 
 
@@ -73,7 +75,10 @@ def _part(name: str, source: SegmentationSource, data: SegmentationData) -> Part
         found, truth = image_faults(source.name(item), content, data.channels), labels(item)
         if isinstance(truth, Finding):
             return [*found, truth]
-        return found or _sizes(source, item, decoded(content, data.channels), truth)
+        return found or [
+            *_sizes(source, item, decoded(content, data.channels), truth),
+            *_without_a_class(source, item, truth),
+        ]
 
     def shows(item: int, content: bytes) -> list[int]:
         truth = labels(item)
@@ -104,6 +109,14 @@ def _labels(source: SegmentationSource, item: int) -> Tensor | Finding:
         return source.reader.read(path)
     except MaeBenchError as error:
         return Finding(error.kind or "unreadable", str(path), str(error))
+
+
+def _without_a_class(source: SegmentationSource, item: int, labels: Tensor) -> list[Finding]:
+    """A note on a label map of which nothing is learned and nothing judged."""
+    if bool((labels != IGNORED).any()):
+        return []
+    message = "no pixel of this label map has a class; is it the right one?"
+    return [Finding("annotation", str(source.label_path(item)), message, note=True)]
 
 
 def _sizes(source: SegmentationSource, item: int, image: Tensor, labels: Tensor) -> list[Finding]:

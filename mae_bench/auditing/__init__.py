@@ -30,8 +30,8 @@ def audit(survey: Survey, facts: DatasetFacts | None, state: Path, workers: int,
 
     Args:
         facts: what is known of the dataset; None: nothing is.
-        state: folder that remembers what has been read, in one file for each listing of images. Images whose
-            files are as they were are not read again.
+        state: folder that remembers what has been read, in one file for each dataset. Images whose files are
+            as they were are not read again.
         workers: processes that read; 0: this one does, and what image libraries print is not noticed.
         quick: read no image.
 

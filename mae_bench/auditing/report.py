@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -32,6 +33,8 @@ _WEIGHT: tuple[Kind, ...] = (
     "duplicate",
     "unused",
 )
+# Where a finding is about a split as a whole.
+_SETTING = re.compile(r"(data|sets)(\.\w+)+")
 assert set(_WEIGHT) == set(get_args(Kind))
 
 
@@ -112,7 +115,7 @@ class Report:
     def bad_files(self) -> list[str]:
         """Paths of the images that are not there or cannot be read."""
         bad = (each.where for each in self.findings if each.kind in ("unreadable", "missing-file"))
-        return list(dict.fromkeys(bad))
+        return [where for where in dict.fromkeys(bad) if not _SETTING.fullmatch(where)]
 
     def _verdict(self) -> str:
         notes = sum(finding.note for finding in self.findings)

@@ -16,7 +16,7 @@ from mae_bench.data.loaders import (
     to_device,
     training_batches,
 )
-from mae_bench.data.sources import Source, joint_fingerprint, make_if_generated, open_source
+from mae_bench.data.sources import Source, joint_digest, joint_fingerprint, make_if_generated, open_source
 from mae_bench.keys import Draws, key_of
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "decode",
     "evaluation_batches",
     "holdout",
+    "joint_digest",
     "joint_fingerprint",
     "key_of",
     "loader_processes",

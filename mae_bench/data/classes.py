@@ -187,7 +187,7 @@ def read_lines(path: Path, key: str) -> list[str]:
         MaeBenchError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
         raise MaeBenchError(f"{path} ({key}) cannot be read: {reason}") from error

@@ -51,7 +51,8 @@ def list_file(path: Path, folder: Path, bound: Bound | None, labelled: bool) -> 
                 if labelled:
                     fault = _fault(text, label, bound)
                     if fault:
-                        raise MaeBenchError(f"{path}, line {number}: {fault}", kind="label-range")
+                        message = f"{path}, line {number}: {fault}"
+                        raise MaeBenchError(message, kind="label-range" if label.isdecimal() else "layout")
                     labels.append(int(label))
                 elif not label.isdecimal():
                     name = text.lstrip("/")

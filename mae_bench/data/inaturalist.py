@@ -11,11 +11,12 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mae_bench.data.classes import named_classes
 from mae_bench.data.json_lists import read_lists
 from mae_bench.data.listing import FolderReader, Listing, Names, Opened, astray, some
 from mae_bench.errors import MaeBenchError
@@ -44,7 +45,7 @@ def list_inaturalist(path: Path, root: Path, folder: str | None, labelled: bool)
     if not labelled:
         takers = {"images": found.image}
     keys = read_lists(path, takers)
-    _check_keys(path, takers.keys() - keys)
+    _check_keys(path, takers.keys() - keys, keys)
     image_ids = np.asarray(found.image_ids)
     _refuse_repeated(path, "images", image_ids)
     vocabulary = _vocabulary(path, found.categories) if labelled else ["unlabelled"]
@@ -69,17 +70,20 @@ def compare_categories(path: str, train: list[str], val: list[str], train_path: 
     """Raise a MaeBenchError if the classes of a validation file are not those of the training file."""
     if train == val:
         return
-    differing = [
-        f"{number}: '{train[number]}' / '{val[number]}'"
-        for number in range(min(len(train), len(val)))
-        if train[number] != val[number]
-    ]
-    counts = f"{len(train)} / {len(val)} categories" if len(train) != len(val) else ""
-    raise MaeBenchError(
-        f"the categories of {train_path} and {path} differ (label: training / validation): "
-        f"{'; '.join(filter(None, [counts, some(differing, 4)]))}. Give both files the same list",
-        kind="class-order",
-    )
+    faults: list[str] = []
+    kind: Literal["missing-class", "class-order"] = "missing-class"
+    for where, own, other in ((train_path, train, val), (path, val, train)):
+        there = set(own)
+        lacking = [name for name in other if name not in there]
+        if lacking:
+            faults.append(f"{where} lacks {named_classes(lacking)}")
+    if not faults:
+        kind = "class-order"
+        pairs = enumerate(zip(train, val, strict=True))
+        differing = [f"{label}: '{one}' / '{two}'" for label, (one, two) in pairs if one != two]
+        faults.append(f"in order (label: training / validation), {some(differing, 4)}")
+    told = f"the categories of {train_path} and {path} differ: {', '.join(faults)}"
+    raise MaeBenchError(f"{told}. Give both files the same list", kind=kind)
 
 
 class _Collector:
@@ -142,8 +146,8 @@ class _Collector:
         return value
 
 
-def _check_keys(path: Path, missing: set[str]) -> None:
-    if missing == {"annotations"}:
+def _check_keys(path: Path, missing: set[str], keys: set[str]) -> None:
+    if "annotations" in missing and "images" in keys:
         raise MaeBenchError(
             f"{path} has no 'annotations': it is the file of a test set, whose labels are not published. "
             "Take the validation file"

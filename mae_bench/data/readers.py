@@ -19,6 +19,7 @@ from mae_bench.data.filelists import Bound, list_file
 from mae_bench.data.inaturalist import list_inaturalist
 from mae_bench.data.listing import EXTENSIONS, FolderReader, Listing, Names, Opened, leaf_classes, some
 from mae_bench.data.tars import shards
+from mae_bench.datasets import how_to_get
 from mae_bench.errors import MaeBenchError, near
 from mae_bench.settings import DataSettings
 
@@ -60,15 +61,15 @@ def list_split(data: DataSettings, split: str, data_root: Path, *, labelled: boo
     where = data_root / data.root / part
     if data.source in NAMING:
         if not where.is_file():
-            raise _missing(data, split, where)
+            raise _missing(data, split, where, data_root)
         return _list_named(data, split, where, data_root / data.root, labelled)
     if data.source == "folder":
         if not where.is_dir():
-            raise _missing(data, split, where)
+            raise _missing(data, split, where, data_root)
         return _list_folder(where, labelled)
     tars = shards(where)
     if not tars:
-        raise _missing(data, split, where)
+        raise _missing(data, split, where, data_root)
     if data.source == "tar":
         return list_tars(where, tars, labelled)
     return list_shards(where, tars, labelled, data.label_key, data.classes)
@@ -92,7 +93,7 @@ def layout(data: DataSettings, split: str) -> str:
     return LAYOUTS[data.source].replace("SPLIT", data.train if split == "train" else data.val)
 
 
-def _missing(data: DataSettings, split: str, where: Path) -> MissingSplitError:
+def _missing(data: DataSettings, split: str, where: Path, data_root: Path) -> MissingSplitError:
     key = f"data.{split}"
     what = "file" if data.source in NAMING else f"{data.source} images"
     part = data.train if split == "train" else data.val
@@ -101,12 +102,17 @@ def _missing(data: DataSettings, split: str, where: Path) -> MissingSplitError:
         missing, around = around.name, around.parent
     if where.is_dir() and data.source not in NAMING:
         around = where
-    there = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in around.iterdir())
+    there = sorted(
+        entry.name + ("/" if entry.is_dir() else "")
+        for entry in around.iterdir()
+        if not entry.name.startswith(".")
+    )
     return MissingSplitError(
         f"{where}: no {what} there ({key} = '{part}' of data.root = '{data.root}'). "
         f"Expected {layout(data, split)}. "
         f"{around} holds {some(there) if there else 'nothing'}"
         f"{near(missing, [name.rstrip('/') for name in there])}"
+        f"{'' if (data_root / data.root).is_dir() else how_to_get(data.name)}"
     )
 
 

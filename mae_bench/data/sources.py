@@ -122,7 +122,12 @@ def fingerprint_of(classes: Sequence[str], samples: Iterable[tuple[str, int]]) -
 
 def joint_fingerprint(train: Fingerprinted, val: Fingerprinted) -> str:
     """SHA-256 of the fingerprints of two splits: the identity of a dataset in results."""
-    return hashlib.sha256(f"{train.fingerprint()} {val.fingerprint()}".encode()).hexdigest()
+    return joint_digest(train.fingerprint(), val.fingerprint())
+
+
+def joint_digest(train: str, val: str) -> str:
+    """SHA-256 of two digests, as in `joint_fingerprint`."""
+    return hashlib.sha256(f"{train} {val}".encode()).hexdigest()
 
 
 class SubsetSource:

@@ -20,11 +20,11 @@ from mae_bench.data.classes import read_lines
 from mae_bench.data.decoding import UnreadableImageError, decode
 from mae_bench.data.listing import some
 from mae_bench.data.readers import NAMING
-from mae_bench.data.sources import ListedSource, Source, Split, joint_fingerprint, open_source
+from mae_bench.data.sources import ListedSource, Source, Split, joint_digest, open_source
 from mae_bench.data.tars import shards
 from mae_bench.errors import MaeBenchError
 from mae_bench.settings import DataSettings
-from mae_bench.survey import Finding, Part, Survey
+from mae_bench.survey import Finding, Identity, Part, Survey
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 # No dataset has so many images: then none is missing too many.
@@ -58,18 +58,21 @@ def survey(
             _open_anyway(found, whole, split, data_root, labelled)
     if len(opened) == len(splits):
         try:
-            found.fingerprint = _fingerprint(data, opened, data_root, labelled)
+            if data.subset is not None:
+                opened["train"] = open_source(data, "train", data_root, labelled=labelled)
+            _identify(found, opened, labelled)
         except MaeBenchError as error:
             found.tell("data.subset", error)
     return found
 
 
-def _fingerprint(data: DataSettings, opened: dict[Split, Source], data_root: Path, labelled: bool) -> str:
-    """The digest that results carry: of what is trained on and of what is judged, or of the former alone."""
-    train = opened["train"]
-    if data.subset is not None:
-        train = open_source(data, "train", data_root, labelled=labelled)
-    return joint_fingerprint(train, opened["val"]) if labelled else train.fingerprint()
+def _identify(found: Survey, opened: dict[Split, Source], labelled: bool) -> None:
+    """Add the digest that results carry: of what is trained on and judged, or (unlabelled) of the former."""
+    for split, source in opened.items():
+        classes = len(source.classes) if labelled else None
+        found.identities[split] = Identity(source.fingerprint(), len(source), classes)
+    train = found.identities["train"].digest
+    found.fingerprint = joint_digest(train, found.identities["val"].digest) if labelled else train
 
 
 def source_part(
