@@ -52,6 +52,7 @@ class Adapter(ABC, Generic[C]):
         metrics: what `run` returns, headline first.
         Config: the strict settings of the task; the YAML of a recipe is validated against it.
         needs_backbone: whether `--backbone` must be given.
+        takes: what `--backbone` may be, in words.
         engine: what trains, for a task that has several engines, as ``--engine`` names it; None: the task has
             one way alone. The catalogue has siblings as ``FAMILY.ENGINE``.
         seeded: whether the run's seed decides anything but the weights of ``random:``.
@@ -61,6 +62,10 @@ class Adapter(ABC, Generic[C]):
     metrics: ClassVar[Mapping[str, Metric]]
     Config: ClassVar[type[TaskConfig]]
     needs_backbone: ClassVar[bool] = True
+    takes: ClassVar[str] = (
+        "timm:NAME, hf:REPO, torchhub:REPO:ENTRY, file:PATH?arch=NAME, python:MODULE:FACTORY, random:ARCH, "
+        "the folder of a pretraining run or an alias"
+    )
     engine: ClassVar[str | None] = None
     seeded: ClassVar[bool] = True
 

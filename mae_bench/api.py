@@ -85,11 +85,7 @@ def run(
     """
     opened = _prepare(task, "tasks", overrides, backbone, seed, data_root, runs_root, name, engine)
     if opened.adapter.needs_backbone and opened.config.backbone is None:
-        raise MaeBenchError(
-            f"{task} needs a backbone: --backbone timm:NAME, hf:REPO, torchhub:REPO:ENTRY, "
-            "file:PATH?arch=NAME, python:MODULE:FACTORY, random:ARCH, "
-            "the folder of a pretraining run or an alias"
-        )
+        raise MaeBenchError(f"{task} needs a backbone: --backbone {opened.adapter.takes}")
     return _carry_out(opened, force)
 
 

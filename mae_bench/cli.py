@@ -102,7 +102,8 @@ BackboneSpec = Annotated[
         "--backbone",
         metavar="SPEC",
         help="timm:NAME, hf:REPO, torchhub:REPO:ENTRY, file:PATH?arch=NAME, python:MODULE:FACTORY, "
-        "random:ARCH, the folder of a pretraining run, or an alias (`list backbones`).",
+        "random:ARCH, the folder of a pretraining run (for robustness: of a finished classification), or an "
+        "alias (`list backbones`).",
         show_default=False,
     ),
 ]

@@ -85,8 +85,8 @@ def ready() -> None:
     except ImportError as error:
         name, version = library()
         raise MaeBenchError(
-            f"{name} {version} is installed but cannot be loaded: {error} (where the system has no libGL, put "
-            "opencv-python-headless in the place of opencv-python)"
+            f"{name} {version} is installed but cannot be loaded: {error} (where the system has no libGL, "
+            "put opencv-python-headless in the place of opencv-python)"
         ) from error
 
 

@@ -200,20 +200,32 @@ def reference_recipes(groups: Sequence[Group]) -> dict[str, Group]:
 # ---------------------------------------------------------------- groups into lines
 
 
-def _references(groups: Sequence[Group]) -> dict[tuple[str, str], Group]:
-    """(Task, column) -> the group that the others of this task and column are told apart from."""
-    found: dict[tuple[str, str], Group] = {}
-    for task in dict.fromkeys(group.result.task for group in groups):
-        alike = [group for group in groups if group.result.task == task]
-        found |= {(task, column): group for column, group in reference_recipes(alike).items()}
+# Task, and the protocols that the departures of a run are from: its own, and that of its classifier.
+_Kind = tuple[str, str | None, str | None]
+
+
+def _kind(group: Group) -> _Kind:
+    result = group.result
+    return result.task, result.protocol, lookup(result, "details.classifier.protocol")
+
+
+def _references(groups: Sequence[Group]) -> dict[tuple[_Kind, str], Group]:
+    """(Kind, column) -> the group that the others of this kind and column are told apart from.
+
+    Departures from two protocols say nothing of how two runs differ.
+    """
+    found: dict[tuple[_Kind, str], Group] = {}
+    for kind in dict.fromkeys(map(_kind, groups)):
+        alike = [group for group in groups if _kind(group) == kind]
+        found |= {(kind, column): group for column, group in reference_recipes(alike).items()}
     return found
 
 
-def _lines(label: str, groups: list[Group], references: Mapping[tuple[str, str], Group]) -> list[OurRow]:
+def _lines(label: str, groups: list[Group], references: Mapping[tuple[_Kind, str], Group]) -> list[OurRow]:
     """The rows of one name: one if nothing conflicts, else one for each way of differing."""
     by_words: dict[tuple[str, ...], list[Group]] = defaultdict(list)
     for group in groups:
-        reference = references.get((group.result.task, group.column))
+        reference = references.get((_kind(group), group.column))
         by_words[tuple(_differences(group, reference))].append(group)
     lines: dict[tuple[str, ...], dict[str, Group]] = defaultdict(dict)
     for words, members in by_words.items():

@@ -196,11 +196,7 @@ class Run:
         from mae_bench.backbones import load_backbone
 
         if self.config.backbone is None:
-            raise MaeBenchError(
-                f"{self.config.recipe} needs a backbone: add --backbone timm:NAME, hf:REPO, "
-                "torchhub:REPO:ENTRY, file:PATH?arch=NAME, python:MODULE:FACTORY, random:ARCH, the folder of "
-                "a pretraining run or an alias"
-            )
+            raise MaeBenchError(f"{self.config.recipe} needs a backbone: add --backbone {self.adapter.takes}")
         options.setdefault("seed", self.config.seed)
         backbone = load_backbone(self.config.backbone, **options)
         self._same_weights_as_before(backbone.digest)

@@ -190,6 +190,19 @@ def test_weights_of_another_network_are_refused(folder: Path, trained: Path) -> 
         opened(trained, str(folder))
 
 
+def test_a_backbone_that_has_moved_can_be_named_again(folder: Path, trained: Path) -> None:
+    config = folder / "config.yaml"
+    text = config.read_text()
+    assert BACKBONE in text
+    config.write_text(text.replace(BACKBONE, "run:/nowhere/mae"))
+    with pytest.raises(
+        MaeBenchError, match=r"cannot be had any more: .*write its place into .*config\.yaml \(backbone\)"
+    ):
+        opened(trained, str(folder))
+    config.write_text(text)
+    opened(trained, str(folder))
+
+
 def test_a_knn_has_no_classifier(tmp_path: Path) -> None:
     root = write_colours(tmp_path)
     result, _ = finished(root, KNN)

@@ -82,6 +82,10 @@ def test_it_answers_without_torch(arguments: list[str], status: int, tmp_path: P
         (["run", "--task", "imagenet-finetune"],
          "error: imagenet-finetune needs a backbone: --backbone timm:NAME, hf:REPO, torchhub:REPO:ENTRY, file:PATH?arch=NAME, "
          "python:MODULE:FACTORY, random:ARCH, the folder of a pretraining run or an alias"),
+        (["run", "--task", "imagenet-robustness"],
+         "error: imagenet-robustness needs a backbone: --backbone the folder of a finished classification run, "
+         "timm:NAME with its head, or file:PATH?arch=NAME"),
+        (["run", "--task", "imagenet-scratch"], "error: imagenet-scratch needs a backbone: --backbone random:ARCH"),
         (["check"], "error: say what to check: a recipe, --backbone SPEC, or both"),
         (["check", "--backbone", "tim:x"], "error: backbone 'tim:x': there is no source 'tim'; did you mean 'timm'?"),
         (["check", "optim.lr=1", "--backbone", "random:x"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from downstream.robustness import cells, classifiers, counting
 from downstream.robustness.classes import wnids
 from downstream.robustness.ledger import LEDGER_FILE
+from downstream.robustness.reporting import dataset_facts
 from downstream.robustness.settings import RobustnessConfig
 from downstream.robustness.task import Robustness
 from mae_bench import api
@@ -120,6 +122,17 @@ def test_classifiers_that_were_trained_otherwise_never_share_a_cell(shared: Path
 # ---------------------------------------------------------------- what is right
 
 
+def test_whole_classifiers_share_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # How they were trained is not known, so tables must not rank them as runs of one recipe.
+    write_folders(tmp_path / "imagenet-a", {"red": ["red"], "blue": ["blue"]})
+    hashes = []
+    for digest in ("1" * 64, "2" * 64, "1" * 64):
+        one = replace(nearest(), digest=digest)
+        monkeypatch.setattr(classifiers, "open_classifier", lambda run, one=one: one)
+        hashes.append(evaluated(tmp_path, {"a": SETS["a"]}, tmp_path, name=f"run-{len(hashes)}").recipe_hash)
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
 def test_other_logits_take_no_part_in_a_and_r(tmp_path: Path, nearest_colour: None) -> None:
     # Of the two folders the nearer one to green (80, 180, 70) is blue (60, 90, 190), not red (190, 70, 60): with all
     # three logits the two green images would be wrong, with two they are named blue.
@@ -136,21 +149,64 @@ def test_logits_are_found_by_name_and_not_by_position(
 ) -> None:
     write_folders(tmp_path / "imagenet-a", {"red": ["red"], "blue": ["blue"]})
     write_folders(tmp_path / "sketch", {name: [name] for name in CLASSES})
-    write_folders(tmp_path / "v2", {str(index): [name] for index, name in enumerate(CLASSES)})
     monkeypatch.setattr(classifiers, "open_classifier", lambda run: nearest(["red", "blue", "green"]))
-    sets = {key: SETS[key] for key in ("a", "sketch", "v2")}
+    sets = {key: SETS[key] for key in ("a", "sketch")}
     assert set(evaluated(tmp_path, sets, tmp_path).metrics.values()) == {100.0}
 
 
-def test_numbered_folders_are_numbers_of_the_sorted_classes_beyond_nine(tmp_path: Path) -> None:
-    classes = [f"class-{letter}" for letter in "lkjihgfedcba"]
-    for number in range(12):
-        write_image(tmp_path / "v2" / str(number) / "0.png", "red")
-    evaluation = opened(tmp_path, {"v2": SETS["v2"]}, model=torch.nn.Identity(), classes=classes)
-    source = evaluation.cells[0].dataset.source
-    named = {source.name(index).split("/")[-2]: classes[source.label(index)] for index in range(12)}
+def numbered(root: Path, classes: list[str], numbers: tuple[int, ...]) -> tuple[list[str], list[str]]:
+    """The classes that numbered folders, and ReaL's labels of one image each, stand for."""
+    for number in range(len(classes)):
+        write_image(root / "v2" / str(number) / "0.png", "red")
+        write_image(root / "reassessed" / "val" / f"{number:04}.png", "red")
+    (root / "reassessed" / "real.json").write_text(json.dumps([[number] for number in range(len(classes))]))
+    sets = {key: SETS[key] for key in ("v2", "real")}
+    folders, real = opened(root, sets, model=torch.nn.Identity(), classes=classes).cells
+    source = folders.dataset.source
+    by_folder = {
+        int(source.name(index).split("/")[-2]): classes[source.label(index)] for index in range(len(classes))
+    }
+    logits = torch.eye(len(classes))
+    by_label = {
+        number: [
+            classes[i] for i in range(len(classes)) if real.hits(logits[i : i + 1], torch.tensor([number]))
+        ]
+        for number in numbers
+    }
+    return [by_folder[number] for number in numbers], [
+        name for number in numbers for name in by_label[number]
+    ]
+
+
+def test_numbers_are_places_among_the_sorted_classes_beyond_nine(tmp_path: Path) -> None:
     # As text 10 comes before 2.
-    assert (named["0"], named["2"], named["10"], named["11"]) == ("class-a", "class-c", "class-k", "class-l")
+    classes = [f"class-{letter}" for letter in "abcdefghijkl"]
+    named = ["class-a", "class-c", "class-k", "class-l"]
+    assert numbered(tmp_path, classes, (0, 2, 10, 11)) == (named, named)
+
+
+def test_numbers_are_places_among_imagenets_wnids_in_whatever_order_the_logits_are(tmp_path: Path) -> None:
+    official = wnids("imagenet-1k")
+    named = [official[0], official[2], official[999]]
+    assert numbered(tmp_path, list(reversed(official)), (0, 2, 999)) == (named, named)
+
+
+def test_bare_numbers_mean_themselves(tmp_path: Path) -> None:
+    # As shards and datasets without names have them; sorted as text, 2 would stand for the class 10.
+    named = ["0", "2", "10", "11"]
+    assert numbered(tmp_path, [str(index) for index in range(12)], (0, 2, 10, 11)) == (named, named)
+
+
+@pytest.mark.parametrize("key", ["v2", "real"])
+def test_numbers_say_nothing_of_other_names(key: str, tmp_path: Path) -> None:
+    # ImageNet's classes as Hugging Face names them, in the order of the wnids, would be mixed up by sorting.
+    classes = ["tench, Tinca tinca", "goldfish, Carassius auratus", "great white shark"]
+    for number in range(3):
+        write_image(tmp_path / "v2" / str(number) / "0.png", "red")
+        write_image(tmp_path / "reassessed" / "val" / f"{number}.png", "red")
+    (tmp_path / "reassessed" / "real.json").write_text("[[0], [1], [2]]")
+    with pytest.raises(MaeBenchError, match=r"are neither ImageNet's wnids nor sorted: tench.* classes=FILE"):
+        opened(tmp_path, {key: SETS[key]}, model=torch.nn.Identity(), classes=classes)
 
 
 def test_any_label_of_real_is_right_and_images_without_one_do_not_count(
@@ -478,7 +534,9 @@ def test_a_survey_needs_no_classifier(shared: Path) -> None:
     config = validate(RobustnessConfig, {**ROBUSTNESS, "recipe": "robust"})
     survey = Robustness(config).survey(shared)
     assert survey.findings == []
-    assert survey.fingerprint is not None
+    evaluation = opened(shared, SETS)
+    facts = dataset_facts("colours-robustness", evaluation, nearest())
+    assert survey.fingerprint == facts["dataset"]["fingerprint"], "that of results"
     found = {part.name: (part.size, part.classes) for part in survey.parts}
     assert found == {
         "imagenet-c": (225, CLASSES),

@@ -286,7 +286,7 @@ ALL_FOUR = {
     "in_r_top1": 49.0,
     "in_sketch_top1": 35.0,
 }
-NOT_FOR_ITS_SIZE = "the classifier was trained by another recipe than the one for its size"
+NOT_FOR_ITS_SIZE = "the classifier was not trained by a recipe of the paper for its size"
 WHOLE = "a whole classifier, as it was given; how it was trained is not recorded"
 MADE_HERE = "the corruptions were made here, not those of the published files"
 
@@ -311,6 +311,7 @@ def test_table13_takes_each_metric_into_its_column(tmp_path: Path) -> None:
     [
         ({"classifier": {"protocol": "imagenet-finetune-large"}}, NOT_FOR_ITS_SIZE),
         ({"backbone": LARGE}, NOT_FOR_ITS_SIZE),
+        ({"backbone": SMALL}, NOT_FOR_ITS_SIZE),
         ({"backbone": LARGE, "classifier": {"protocol": "imagenet-finetune-large"}}, ""),
         ({"backbone": HUGE, "classifier": {"protocol": "imagenet-finetune-huge-448"}}, ""),
         ({"classifier": {"protocol": "mine"}}, NOT_FOR_ITS_SIZE),
@@ -370,6 +371,39 @@ def test_classifiers_of_two_recipes_are_two_rows(tmp_path: Path) -> None:
     assert sorted(ours("robustness-finetune", tmp_path)) == [
         f"{BASE}, imagenet-robustness, classifier of imagenet-finetune",
         f"{BASE}, imagenet-robustness, classifier of mine",
+    ]
+
+
+def test_departures_from_two_protocols_are_not_set_against_each_other(tmp_path: Path) -> None:
+    # Most runs of the column have 10 epochs; ViT-L has the 50 of its own protocol, not the 100 of theirs.
+    short = {"deviations": [deviation("train.epochs", 100.0, 10.0)], "recipe_hash": "b" * 64}
+    transfer(tmp_path, "inat18", 60.0, "inat-2018", **short)
+    transfer(tmp_path, "inat18", 50.0, "inat-2018", backbone=SMALL, **short)
+    transfer(tmp_path, "inat18-large", 80.0, "inat-2018", backbone=LARGE)
+    labels = [f"ours: timm:vit_{size}_patch16_224" for size in ("base", "large", "small")]
+    assert sorted(ours("transfer-finetune", tmp_path)) == [
+        f"{labels[0]}.mae",
+        f"{labels[1]}.mae",
+        f"{labels[2]}.dino",
+    ]
+
+
+def test_classifiers_of_two_tasks_are_told_apart_by_their_recipes(tmp_path: Path) -> None:
+    demo = {"recipe": "demo/imagenet-robustness", "protocol": "imagenet-robustness"}
+    for task, rate in (("finetune", 2e-3), ("linear", 1e-3)):
+        classifier = {
+            "recipe": f"demo/imagenet-{task}",
+            "protocol": f"imagenet-{task}",
+            "task": f"imagenet-{task}",
+        }
+        departures = [deviation(f"of.{task}", 1.0, 2.0), deviation("optim.lr", None, rate)]
+        digest = task[0] * 64
+        robust(
+            tmp_path, task, ALL_FOUR, classifier=classifier, deviations=departures, recipe_hash=digest, **demo
+        )
+    assert list(ours("demo-more", tmp_path)) == [
+        f"{BASE.removeprefix('ours: ')}, demo/imagenet-robustness, classifier of demo/imagenet-{task}"
+        for task in ("finetune", "linear")
     ]
 
 
