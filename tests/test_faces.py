@@ -269,6 +269,22 @@ def test_the_corrupted_world_has_the_layout_of_imagenet_c(
     assert contents(place) == before
 
 
+@pytest.mark.slow
+def test_the_corrupted_world_may_hold_a_part_of_each_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = FacesSpec("pair", train_per_class=1, val_per_class=2, seed=5)
+    monkeypatch.setitem(SPECS, "pair", clean)
+    part, whole = CorruptedSpec("pair-c", clean=clean, per_class=1), CorruptedSpec("pair-c", clean=clean)
+    place = scenes.ensure(tmp_path, part)
+    assert sum(1 for _ in place.rglob("*.jpg")) == part.images == whole.images // 2 == 750
+    first = {
+        sorted(folder.iterdir())[0].name for folder in (tmp_path / "generated/pair/folder/val").iterdir()
+    }
+    assert {file.name for file in (place / "fog/3").rglob("*.jpg")} == first
+    assert digest(part) != digest(whole)
+
+
 def test_the_corrupted_world_follows_the_library_and_the_clean_world(monkeypatch: pytest.MonkeyPatch) -> None:
     before = digest(SMALL_C)
     assert digest(CorruptedSpec("small-c", clean=replace(SMALL, seed=6))) != before

@@ -307,6 +307,6 @@ def test_named_worlds_have_enough_to_judge_by() -> None:
     assert SPECS["faces"].count("train") == 1000
     assert SPECS["faces"].count("val") == 100
     assert SPECS["tiny-faces"].images == 120
-    assert SPECS["faces-c"].images == 15 * 5 * 100
+    assert SPECS["faces-c"].images == 15 * 5 * 50
     assert SPECS["tiny-faces-c"].images == 15 * 5 * 20
     assert all(name == spec.name for name, spec in SPECS.items())

@@ -103,11 +103,14 @@ class CorruptedSpec:
 
     name: str
     clean: FacesSpec
+    per_class: int | None = None
+    """How many validation images of each class, the first ones; None: all."""
 
     @property
     def images(self) -> int:
         """Number of corrupted images."""
-        return len(CORRUPTIONS) * len(SEVERITIES) * self.clean.count("val")
+        of_each = self.clean.val_per_class if self.per_class is None else self.per_class
+        return len(CORRUPTIONS) * len(SEVERITIES) * of_each * len(CLASSES)
 
 
 DrawnSpec = WorldSpec | DenseSpec | FacesSpec
@@ -125,7 +128,7 @@ SPECS: dict[str, Spec] = {
         DenseSpec("tiny-scenes", train=24, val=8),
         FACES,
         TINY_FACES,
-        CorruptedSpec("faces-c", clean=FACES),
+        CorruptedSpec("faces-c", clean=FACES, per_class=5),
         CorruptedSpec("tiny-faces-c", clean=TINY_FACES),
     )
 }

@@ -34,6 +34,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from mae_bench.corruptions import CORRUPTIONS, SEVERITIES, library
@@ -72,7 +73,15 @@ def digest(spec: Spec) -> str:
         MaeBenchError: the world is a corrupted one and the library is missing.
     """
     if isinstance(spec, CorruptedSpec):
-        made_of = [_LAYOUT, spec.name, digest(spec.clean), [*CORRUPTIONS], SEVERITIES, library()]
+        made_of = [
+            _LAYOUT,
+            spec.name,
+            spec.per_class,
+            digest(spec.clean),
+            [*CORRUPTIONS],
+            SEVERITIES,
+            library(),
+        ]
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     state = hashlib.sha256(json.dumps([_LAYOUT, identity(spec), CLASSES], sort_keys=True).encode())
     probe = draw(spec.look, spec.size, spec.seed, SPLITS.index("train"), range(_PROBE))
@@ -188,9 +197,13 @@ def _write_corrupted(building: Path, spec: CorruptedSpec, progress: Callable[[in
     data_root = building.parent.parent
     ensure(data_root, spec.clean)
     root = f"{FOLDER}/{spec.clean.name}/folder"
-    clean = sources.open_source(
+    clean: sources.Source = sources.open_source(
         DataSettings.model_validate({"name": spec.clean.name, "root": root}), "val", data_root
     )
+    if spec.per_class is not None:
+        labels = np.array([clean.label(index) for index in range(len(clean))])
+        first = [np.flatnonzero(labels == label)[: spec.per_class] for label in range(len(clean.classes))]
+        clean = sources.SubsetSource(clean, np.concatenate(first))
     corrupting.make(
         clean, building, resize=None, crop=None, source_name=f"{root}/val", workers=1, progress=progress
     )
