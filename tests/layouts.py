@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.pictures import encoded, smooth
+import pytest
+
+from mae_bench.data import open_source
+from mae_bench.data.sources import Source, Split
+from mae_bench.errors import MaeBenchError
+from tests.pictures import encoded, settings, smooth
 
 KINDS = {"ant": "Insecta", "bee": "Insecta", "cat": "Mammalia", "daisy": "Plantae"}
 CLASSES = list(KINDS)
@@ -92,3 +98,17 @@ def edit_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+
+
+def contents(source: Source) -> list[tuple[bytes, int]]:
+    """File and label of every image, in order."""
+    return [(bytes(source.read(index)), source.label(index)) for index in range(len(source))]  # type: ignore[arg-type]
+
+
+def opening_fails(
+    layout: Mapping[str, Any], message: str, root: Path, split: Split = "train", **values: object
+) -> None:
+    """Opening the split fails, and the message holds these words."""
+    with pytest.raises(MaeBenchError) as caught:
+        open_source(settings(**{**layout, **values}), split, root)
+    assert re.search(message, str(caught.value), re.DOTALL), str(caught.value)

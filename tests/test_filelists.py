@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from mae_bench.data import decode, open_source
-from mae_bench.data.sources import Source, Split
-from mae_bench.errors import MaeBenchError
-from tests.layouts import CLASSES, FOLDER, LARGE, PLACES, write_layouts
+from mae_bench.data.sources import Split
+from tests.layouts import CLASSES, FOLDER, LARGE, PLACES, contents, opening_fails, write_layouts
 from tests.pictures import encoded, settings, smooth
 
 NAMED = [f"/{name[0]}/{name}" for name in CLASSES]
@@ -23,15 +23,7 @@ def layouts(tmp_path: Path) -> Path:
     return write_layouts(tmp_path)
 
 
-def contents(source: Source) -> list[tuple[bytes, int]]:
-    return [(bytes(source.read(index)), source.label(index)) for index in range(len(source))]  # type: ignore[arg-type]
-
-
-def refused(message: str, root: Path, split: Split = "train", **values: object) -> None:
-    """Opening the split fails, and the message holds these words."""
-    with pytest.raises(MaeBenchError) as caught:
-        open_source(settings(**(PLACES | values)), split, root)
-    assert re.search(message, str(caught.value), re.DOTALL), str(caught.value)
+refused = partial(opening_fails, PLACES)
 
 
 # ---------------------------------------------------------------- the same images in the same order

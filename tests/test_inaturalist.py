@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,19 @@ import torch
 
 from mae_bench.data import decode, open_source, train_dataset, val_dataset
 from mae_bench.data.json_lists import read_lists
-from mae_bench.data.sources import Source, Split
+from mae_bench.data.sources import Split
 from mae_bench.errors import MaeBenchError
-from tests.layouts import CLASSES, FOLDER, IDS, INAT, TORCHVISION, edit_json, write_layouts
+from tests.layouts import (
+    CLASSES,
+    FOLDER,
+    IDS,
+    INAT,
+    TORCHVISION,
+    contents,
+    edit_json,
+    opening_fails,
+    write_layouts,
+)
 from tests.pictures import encoded, settings, smooth
 
 Change = Callable[[dict[str, Any]], None]
@@ -27,15 +37,7 @@ def layouts(tmp_path: Path) -> Path:
     return write_layouts(tmp_path)
 
 
-def contents(source: Source) -> list[tuple[bytes, int]]:
-    return [(bytes(source.read(index)), source.label(index)) for index in range(len(source))]  # type: ignore[arg-type]
-
-
-def refused(message: str, root: Path, split: Split = "train", **values: object) -> None:
-    """Opening the split fails, and the message holds these words."""
-    with pytest.raises(MaeBenchError) as caught:
-        open_source(settings(**(INAT | values)), split, root)
-    assert re.search(message, str(caught.value), re.DOTALL), str(caught.value)
+refused = partial(opening_fails, INAT)
 
 
 # ---------------------------------------------------------------- the same images in the same order

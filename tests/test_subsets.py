@@ -12,12 +12,12 @@ import pytest
 
 from mae_bench.data import joint_fingerprint, open_source, train_dataset, val_dataset
 from mae_bench.data.listing import Names
-from mae_bench.data.sources import Source, SubsetSource
+from mae_bench.data.sources import SubsetSource
 from mae_bench.data.subsets import choose
 from mae_bench.errors import MaeBenchError
 from mae_bench.keys import SUBSET, key_of
 from mae_bench.settings import SubsetSettings
-from tests.layouts import FOLDER, INAT, PLACES, TORCHVISION, write_layouts
+from tests.layouts import FOLDER, INAT, PLACES, TORCHVISION, contents, write_layouts
 from tests.pictures import settings, tree_bytes, write_tar
 
 LABELS = np.repeat(np.arange(6), [100, 150, 7, 49, 50, 1])
@@ -39,10 +39,6 @@ def drawn(**values: object) -> list[int]:
 
 def counts(chosen: list[int]) -> list[int]:
     return np.bincount(LABELS[chosen], minlength=6).tolist()
-
-
-def contents(source: Source) -> list[tuple[bytes, int]]:
-    return [(bytes(source.read(index)), source.label(index)) for index in range(len(source))]  # type: ignore[arg-type]
 
 
 def refused(message: str, root: Path, *, labelled: bool = True, **subset: object) -> None:
