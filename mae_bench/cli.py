@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import errno
 import signal
-from enum import StrEnum
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from mae_bench import cli_data
-from mae_bench.cli_options import DataRoot, Overrides, Runs
+from mae_bench import cli_data, cli_results
+from mae_bench.cli_options import DataRoot, Format, Overrides, Runs, Shelf, TableFormat
 from mae_bench.errors import MaeBenchError
 
 # Faults of the machine that a person can mend, told in one line as a bad value is.
@@ -41,24 +40,6 @@ class _Verbs(TyperGroup):
 def _leave(message: str, status: int) -> NoReturn:
     typer.echo(message, err=True)
     raise typer.Exit(status) from None
-
-
-class Shelf(StrEnum):
-    """What `list` can show alone."""
-
-    adapters = "adapters"
-    recipes = "recipes"
-    backbones = "backbones"
-    tables = "tables"
-
-
-class Format(StrEnum):
-    """How a table is written."""
-
-    terminal = "terminal"
-    markdown = "markdown"
-    latex = "latex"
-    csv = "csv"
 
 
 app = typer.Typer(
@@ -117,7 +98,6 @@ Engine = Annotated[
         show_default=False,
     ),
 ]
-TableFormat = Annotated[Format, typer.Option("--format", help="How the table is written.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -268,37 +248,6 @@ def judge(
 
 
 @app.command()
-def table(
-    table_id: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="ID", help="A table, or the path of a layout; none: list them.", show_default=False
-        ),
-    ] = None,
-    runs: Runs = None,
-    format: TableFormat = Format.terminal,
-    figure: Annotated[
-        str | None,
-        typer.Option(
-            "--figure", metavar="FILE", help="Draw it instead: .png, .svg or .pdf.", show_default=False
-        ),
-    ] = None,
-) -> None:
-    """Print a paper's table with your runs in it."""
-    if table_id is None:
-        from mae_bench import listing
-
-        typer.echo(listing.as_text(Shelf.tables))
-        return
-    from mae_bench import api
-
-    if figure is not None:
-        typer.echo(api.figure(table_id, figure, runs_root=runs))
-    else:
-        typer.echo(api.table(table_id, runs_root=runs, format=format))
-
-
-@app.command()
 def demo(
     data_root: DataRoot = None,
     runs: Runs = None,
@@ -316,6 +265,7 @@ def demo(
         typer.echo(path)
 
 
+cli_results.add_to(app)
 app.add_typer(cli_data.app, name="data")
 
 

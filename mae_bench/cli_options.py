@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+
+class Shelf(StrEnum):
+    """What `list` can show alone."""
+
+    adapters = "adapters"
+    recipes = "recipes"
+    backbones = "backbones"
+    tables = "tables"
+
+
+class Format(StrEnum):
+    """How a table is written."""
+
+    terminal = "terminal"
+    markdown = "markdown"
+    latex = "latex"
+    csv = "csv"
+    html = "html"
+    json = "json"
+
 
 Overrides = Annotated[
     list[str] | None,
@@ -30,3 +52,4 @@ Runs = Annotated[
         show_default=False,
     ),
 ]
+TableFormat = Annotated[Format, typer.Option("--format", help="How the table is written.")]

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from mae_bench.errors import MaeBenchError
 
+PathLike = str | Path
+"""What functions of the package take as a path."""
+
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> Path:
     """Write ``data`` to ``path`` completely or not at all; text is written as UTF-8.

@@ -268,4 +268,4 @@ def test_the_verbs_are_functions_of_the_package(tmp_path: Path) -> None:
         [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True
     )
     assert done.stderr == ""
-    assert done.stdout == "True\nmae_bench.api mae_bench.api True mae_bench.run\n"
+    assert done.stdout == "True\nmae_bench.api.running mae_bench.api.running True mae_bench.run\n"

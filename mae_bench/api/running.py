@@ -1,34 +1,22 @@
-"""The verbs as functions, for notebooks and other programs; the command line calls these and nothing else.
-
-`data_root` and `runs_root` are those of the user's configuration file where they are not given, else
-``./data`` and ``./runs``; a `data_root` that is given puts what that file says of data out of force
-(`mae_bench.roots`).
-"""
+"""What computes: pretraining, tasks, looking at them again, and the demo."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from mae_bench import recipe, registry, roots, screen
 from mae_bench import seeds as several
 from mae_bench.errors import MaeBenchError
-from mae_bench.files import write_atomic
+from mae_bench.files import PathLike, write_atomic
 from mae_bench.resources import Kind
 from mae_bench.run import Run, folder_for
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from mae_bench.auditing import Report
     from mae_bench.backbones import Backbone
-    from mae_bench.datacheck import Fingerprint
     from mae_bench.demo import DemoReport
     from mae_bench.results import Result
-    from mae_bench.whereabouts import Whereabouts
-
-PathLike = str | Path
 
 
 def pretrain(
@@ -231,32 +219,6 @@ def judge(folder: PathLike, data_root: PathLike | None = None) -> dict[str, floa
     return opened.adapter.judge(opened)
 
 
-def table(table_id: str, *, runs_root: PathLike | None = None, format: str = "markdown") -> str:
-    """A table of the catalogue (`mae-table3`, ...) with the finished runs below `runs_root` in it.
-
-    Args:
-        table_id: a table's name, or the path of a layout file.
-        format: ``terminal``, ``markdown``, ``latex`` or ``csv``.
-
-    Raises:
-        MaeBenchError: no such table or format, or a faulty layout.
-    """
-    from mae_bench import tables
-
-    return tables.render_table(table_id, roots.find(runs=runs_root).runs, format)
-
-
-def figure(table_id: str, output: PathLike, *, runs_root: PathLike | None = None) -> str:
-    """Draw a table that has a figure (`mae-fig9`, ...) into `output`, a .png, .svg or .pdf; returns its path.
-
-    Raises:
-        MaeBenchError: no such table, one without a figure, or an unknown ending.
-    """
-    from mae_bench import figures
-
-    return str(figures.draw_table(table_id, roots.find(runs=runs_root).runs, output))
-
-
 def demo(
     data_root: PathLike | None = None,
     runs_root: PathLike | None = None,
@@ -270,107 +232,11 @@ def demo(
     return carry_out(places.data_root, places.runs, format, engines)
 
 
-def data_check(
-    task: str,
-    overrides: Sequence[str] = (),
-    *,
-    data_root: PathLike | None = None,
-    runs_root: PathLike | None = None,
-    report: PathLike | None = None,
-    workers: int | Literal["auto"] = "auto",
-    quick: bool = False,
-) -> Report:
-    """Read all data of a task and say what is wrong with it (docs/data-check.md).
-
-    What has been read already is not read again as long as it does not change.
-
-    Args:
-        task: a recipe's name, or the path of a YAML file; it needs no backbone here.
-        report: file for the whole report, as JSON; None: ``.mae-bench/TASK.json`` in the data root, or in the
-            runs folder where data cannot be written.
-        workers: processes that read; 0: this one.
-        quick: lists and counts only; no image is read.
-
-    Returns:
-        Findings and counts; its ``ok`` says whether nothing is wrong.
-
-    Raises:
-        MaeBenchError: no such task, or one whose data cannot be checked.
-    """
-    from mae_bench import datacheck
-
-    places = roots.find(data_root, runs_root)
-    return datacheck.check(task, overrides, places, report=report, workers=workers, quick=quick)
-
-
-def data_where(*names: str, data_root: PathLike | None = None) -> list[Whereabouts]:
-    """Where the data of recipes, YAML files or datasets is expected, if it is there, and what is known of it.
-
-    Args:
-        names: none: all datasets that something is known of.
-    """
-    from mae_bench import whereabouts
-
-    return whereabouts.find(names, roots.find(data_root))
-
-
-def data_fingerprint(
-    task: str, overrides: Sequence[str] = (), *, data_root: PathLike | None = None
-) -> Fingerprint:
-    """The digest of a task's data that its results carry as ``dataset.fingerprint``; no image is read.
-
-    Raises:
-        MaeBenchError: not all of the data can be opened.
-    """
-    from mae_bench import datacheck
-
-    return datacheck.fingerprint(task, overrides, roots.find(data_root))
-
-
-def data_corrupt(
-    task: str,
-    output: PathLike,
-    overrides: Sequence[str] = (),
-    *,
-    corruptions: Sequence[str] | None = None,
-    severities: Sequence[int] | None = None,
-    workers: int | Literal["auto"] = "auto",
-    data_root: PathLike | None = None,
-) -> str:
-    """Make a set like ImageNet-C of a task's validation images, or go on making it; returns its folder.
-
-    Images are resized and cut as the recipe evaluates them. The set is not the official one, and says so.
-
-    Args:
-        output: folder to make.
-        corruptions: names; None: all 15 that count in mCE.
-        severities: numbers from 1 to 5; None: all.
-
-    Raises:
-        MaeBenchError: the library that corrupts is not installed, a value is out of range, or the folder
-            holds something else.
-    """
-    from mae_bench import datacheck
-
-    places = roots.find(data_root)
-    made = datacheck.corrupt(
-        task, output, overrides, places, corruptions=corruptions, severities=severities, workers=workers
-    )
-    return str(made)
-
-
 def load_backbone(spec: str, **options: Any) -> Backbone:
     """Load a backbone by its spec; see `mae_bench.backbones.load_backbone`."""
     from mae_bench.backbones import load_backbone as load
 
     return load(spec, **options)
-
-
-def load_results(runs_root: PathLike | None = None) -> pd.DataFrame:
-    """Every finished run below `runs_root`, one row a run; see `mae_bench.results.load_results`."""
-    from mae_bench.results import load_results as load
-
-    return load(roots.find(runs=runs_root).runs)
 
 
 def _check_backbone(spec: str | None, overrides: Sequence[str], report: PathLike | None) -> list[str]:

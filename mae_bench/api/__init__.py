@@ -1,0 +1,48 @@
+"""The verbs as functions, for notebooks and other programs; the command line calls these and nothing else.
+
+`data_root` and `runs_root` are those of the user's configuration file where they are not given, else
+``./data`` and ``./runs``; a `data_root` that is given puts what that file says of data out of force
+(`mae_bench.roots`).
+"""
+
+from mae_bench.api.data import (
+    data_check,
+    data_corrupt,
+    data_fingerprint,
+    data_where,
+)
+from mae_bench.api.results import (
+    figure,
+    load_results,
+    table,
+)
+from mae_bench.api.running import (
+    check,
+    demo,
+    judge,
+    load_backbone,
+    pretrain,
+    pretrain_seeds,
+    run,
+    run_seeds,
+    visualize,
+)
+
+__all__ = [
+    "check",
+    "data_check",
+    "data_corrupt",
+    "data_fingerprint",
+    "data_where",
+    "demo",
+    "figure",
+    "judge",
+    "load_backbone",
+    "load_results",
+    "pretrain",
+    "pretrain_seeds",
+    "run",
+    "run_seeds",
+    "table",
+    "visualize",
+]
