@@ -1,7 +1,8 @@
 """Table layouts: the files under `tables/`, one per table of a paper.
 
 A layout holds the columns, the published rows with the source of each, and rules that say which of our runs
-fill which column. A path to a layout file of the user's own works wherever the name of a table does.
+fill which column. A path to a layout file of the user's own works wherever the name of a table does; such a
+file may extend a layout that comes with mae-bench (`mae_bench.extended_layouts`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mae_bench import resources, yamlfile
+from mae_bench import extended_layouts, resources, yamlfile
 from mae_bench.errors import MaeBenchError, near
 from mae_bench.settings import Settings
 from mae_bench.validation import validate
@@ -30,6 +31,8 @@ class Column(Settings):
     """Digits behind the point of our numbers; published ones keep the digits they were printed with."""
     x: float | None = None
     """Where the column stands on the axis of a figure, and which value of a rule's `axis` fills it."""
+    group: str | None = None
+    """A heading over this and its neighbours of the same group; in a figure, a panel of their own."""
 
 
 class FactColumn(Settings):
@@ -41,18 +44,39 @@ class FactColumn(Settings):
     """Dotted path in `result.json` that fills it for our rows: ``backbone.pretraining.dataset``."""
 
 
+class RowProtocol(Settings):
+    """In which a published row departs from the published protocol of its table; what is null does not."""
+
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    batch: Annotated[int, Field(ge=1)] | None = None
+    image_size: Annotated[int, Field(ge=1)] | Annotated[list[int], Field(min_length=2, max_length=2)] | None = (
+        None
+    )
+    """Pixels of a side, or height and width."""
+    data: str | None = None
+    """What it was trained and judged on."""
+    engine: str | None = None
+    selection: str | None = None
+    """How the number was chosen."""
+    other: str | None = None
+    """Any other difference, in words."""
+
+
 class PublishedRow(Settings):
     """A row of numbers that others printed."""
 
     name: str
     facts: dict[str, str] = Field(default_factory=dict)
-    values: dict[str, float | None]
+    values: dict[str, float | str | None]
+    """Column key -> number; words only in a table of settings."""
     source: Annotated[list[str], Field(min_length=1)]
     """Keys of the layout's `sources`."""
     verified: bool
     """Whether the numbers stand in a source that was read; others are marked and never ranked."""
     note: str | None = None
     """Becomes a footnote of the row."""
+    protocol: RowProtocol | None = None
+    """Only for a row with a protocol of its own: its numbers carry a footnote and are not compared."""
 
 
 class Rule(Settings):
@@ -70,6 +94,8 @@ class Rule(Settings):
     """The column; or give `axis`."""
     axis: str | None = None
     """Dotted path below `config` whose value is the `x` of the column, for example ``blocks``."""
+    group: str | None = None
+    """With `axis`: only columns of this group."""
     protocol: str | None = None
     """Recipe that holds the column's published protocol; runs that follow another carry a footnote."""
     where: dict[str, Any] = Field(default_factory=dict)
@@ -89,13 +115,15 @@ class RowName(Settings):
 
 
 class FigureSettings(Settings):
-    """How the table is drawn, a curve per row over the columns' `x`."""
+    """How the table is drawn: over the columns' `x`, a curve per row, a panel per group of columns."""
 
+    kind: Literal["curves", "scatter"] = "curves"
+    """`scatter` leaves the lines between the points out."""
     x_label: str
     y_label: str
     ticks: Literal["x", "label"] = "x"
     """What stands at the axis: each column's `x`, or its label where `x` only gives the place."""
-    x_scale: Literal["linear", "sqrt"] = "linear"
+    x_scale: Literal["linear", "sqrt", "log"] = "linear"
     """`sqrt` spreads the small values without hiding zero."""
 
 
@@ -121,6 +149,11 @@ class Layout(Settings):
     """`protocol`: our number is comparable if its recipe departs nowhere from the published one; footnotes
     say where it does. `recipe`: there is no one published protocol; footnotes name the recipe, and only runs
     of one recipe are compared."""
+    selection: str | None = None
+    """How the published numbers were chosen, as `selection` of `result.json` says it, or a pattern with
+    ``*``; a run of ours that chose otherwise carries a footnote."""
+    settings: dict[str, Any] | None = None
+    """For a table whose rows are settings of recipes (`mae_bench.hyperparameters`)."""
     notes: list[str] = Field(default_factory=list)
     figure: FigureSettings | None = None
 
@@ -157,8 +190,8 @@ def load_layout(id_or_path: str | os.PathLike[str]) -> Layout:
         MaeBenchError: no such layout, or one sentence per fault with the file and the dotted path.
     """
     path = find_layout(id_or_path)
-    document = yamlfile.load(path)
     try:
+        document = extended_layouts.load(path, find_layout)
         layout = validate(Layout, document.values, document.origins)
     except MaeBenchError as error:
         raise MaeBenchError(f"{path} is not a valid table layout:\n{error}") from None
@@ -176,6 +209,12 @@ def _faults(layout: Layout) -> list[str]:
         at = f"published.{i} ({row.name})"
         faults += [f"{at}: no column '{key}'{near(key, columns)}" for key in row.values if key not in columns]
         faults += [f"{at}: no fact '{key}'{near(key, facts)}" for key in row.facts if key not in facts]
+        if layout.settings is None:
+            faults += [
+                f"{at}: '{value}' in '{key}' is no number; words stand only in a table of settings"
+                for key, value in row.values.items()
+                if isinstance(value, str)
+            ]
         faults += [
             f"{at}: no source '{key}'{near(key, layout.sources)}"
             for key in row.source

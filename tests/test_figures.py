@@ -1,4 +1,4 @@
-"""Figures: what is drawn, how curves are told apart, and what the files hold."""
+"""Figures of tables: what is drawn, how curves are told apart, and what the files hold."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mae_bench import figures
 from mae_bench.errors import MaeBenchError
-from mae_bench.figures import draw, draw_table
+from mae_bench.figures import draw, draw_table, of_tables
 from mae_bench.tables import Table, make_table
 from tests.sample_runs import deviation, store
 
@@ -42,7 +41,7 @@ def table(tmp_path: Path) -> Table:
 
 def drawn(table: Table) -> Figure:
     assert table.figure is not None
-    return figures._figure(table, table.figure)
+    return of_tables._figure(table, table.figure)
 
 
 def test_the_number_of_blocks_chooses_the_column_and_is_no_departure(table: Table) -> None:

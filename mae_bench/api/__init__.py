@@ -12,6 +12,8 @@ from mae_bench.api.data import (
     data_where,
 )
 from mae_bench.api.results import (
+    draw_classes,
+    draw_curves,
     figure,
     load_results,
     table,
@@ -35,6 +37,8 @@ __all__ = [
     "data_fingerprint",
     "data_where",
     "demo",
+    "draw_classes",
+    "draw_curves",
     "figure",
     "judge",
     "load_backbone",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from mae_bench import roots
 from mae_bench.files import PathLike
@@ -42,3 +43,30 @@ def load_results(runs_root: PathLike | None = None) -> pd.DataFrame:
     from mae_bench.results import load_results as load
 
     return load(roots.find(runs=runs_root).runs)
+
+
+def draw_curves(
+    runs: Sequence[PathLike],
+    output: PathLike,
+    *,
+    metrics: Sequence[str] = (),
+    references: Sequence[PathLike] = (),
+    axis: Literal["step", "epoch"] | None = None,
+) -> str:
+    """Draw the learning curves of run folders into `output`; returns its path.
+
+    Arguments and errors: see `mae_bench.figures.of_runs.draw_curves`.
+    """
+    from mae_bench import figures
+
+    return str(figures.draw_curves(runs, output, metrics=metrics, references=references, axis=axis))
+
+
+def draw_classes(runs: Sequence[PathLike], output: PathLike, *, metric: str | None = None) -> str:
+    """Draw a score of each class, of run folders side by side, into `output`; returns its path.
+
+    Arguments and errors: see `mae_bench.figures.of_classes.draw_classes`.
+    """
+    from mae_bench import figures
+
+    return str(figures.draw_classes(runs, output, metric=metric))

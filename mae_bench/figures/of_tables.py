@@ -1,39 +1,22 @@
-"""Figures from tables: a curve per row, as PNG, SVG or PDF.
-
-Colours are those of Okabe and Ito (Color Universal Design, 2008), which people with any common form of colour
-blindness tell apart; markers and line styles repeat the distinction. Text stays text in SVG and PDF.
-"""
+"""Figures from tables: a curve per row, a panel per group of columns."""
 
 from __future__ import annotations
 
-import io
 import os
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_bench.errors import MaeBenchError
-from mae_bench.files import write_atomic
-from mae_bench.layouts import FigureSettings
+from mae_bench.figures.style import COLORS, MARKERS, format_of, plain, save
+from mae_bench.layouts import Column, FigureSettings
 from mae_bench.tables import Row, Table, make_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg", "pdf")
-
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "pdf.fonttype": 42,
-    # Otherwise every drawing gets identifiers of its own, and equal figures differ.
-    "svg.hashsalt": "mae-bench",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 _CAPTION_WIDTH = 140
 
 
@@ -60,11 +43,9 @@ def draw(table: Table, output: str | os.PathLike[str]) -> Path:
     Raises:
         MaeBenchError: the table is not meant to be drawn or is empty, or the file's ending is unknown.
     """
-    path = Path(output)
-    format = path.suffix.removeprefix(".").lower()
-    if format not in FORMATS:
-        raise MaeBenchError(f"{path}: a figure's file ends in {', '.join('.' + known for known in FORMATS)}")
-    if table.figure is None:
+    format_of(output)
+    settings = table.figure
+    if settings is None:
         raise MaeBenchError(f"the table '{table.id}' has no figure: its layout holds no 'figure' section")
     placed = {column.key for column in table.columns if column.x is not None}
     if not any(placed & row.cells.keys() for row in table.rows):
@@ -72,42 +53,35 @@ def draw(table: Table, output: str | os.PathLike[str]) -> Path:
             f"the table '{table.id}' has nothing to draw yet: no finished run fits it; "
             f"`mae-bench table {table.id}` says what it holds"
         )
-    from matplotlib import rc_context
-
-    with rc_context(_STYLE):
-        figure = _figure(table, table.figure)
-        output_bytes = io.BytesIO()
-        # A date would make equal figures differ.
-        metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)
-        figure.savefig(output_bytes, format=format, dpi=200, bbox_inches="tight", metadata=metadata)
-    return write_atomic(path, output_bytes.getvalue())
+    return save(lambda: _figure(table, settings), output)
 
 
 def _figure(table: Table, settings: FigureSettings) -> Figure:
     # A Figure of its own, not pyplot's: nothing global is opened, and no window system is asked for.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 5.0), layout="constrained")
-    axes = figure.add_subplot()
-    for i, row in enumerate(table.rows):
-        _curve(axes, table, row, i)
-    placed = [column for column in table.columns if column.x is not None]
-    names = [column.label if settings.ticks == "label" else f"{column.x:g}" for column in placed]
-    if settings.x_scale == "sqrt":
-        axes.set_xscale("function", functions=(_root, _square))
-    axes.set_xticks([column.x or 0.0 for column in placed], labels=names)
-    axes.minorticks_off()
-    axes.set_xlabel(settings.x_label)
-    axes.set_ylabel(settings.y_label)
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
+    panels = _panels(table)
+    figure = Figure(figsize=(7.0, 2.0 + 3.0 * len(panels)), layout="constrained")
+    grid = figure.subplots(len(panels), squeeze=False)[:, 0]
+    legend: dict[str, Any] = {}
+    for axes, (name, columns) in zip(grid, panels.items(), strict=True):
+        for i, row in enumerate(table.rows):
+            _curve(axes, table, row, i, columns, joined=settings.kind == "curves")
+        _axes(axes, columns, settings)
+        axes.set_ylabel(plain(name or settings.y_label))
+        handles, labels = axes.get_legend_handles_labels()
+        legend = dict(zip(labels, handles, strict=True)) | legend
+    grid[-1].set_xlabel(plain(settings.x_label))
     # The legend stands outside, so that it never lies on a curve, in as many columns as the names allow.
     longest = max((len(row.label) for row in table.rows), default=0)
+    order = [label for row in table.rows for label in legend if label == _label(table, row)]
     figure.legend(
+        [legend[label] for label in order],
+        order,
         frameon=False,
         loc="outside upper left",
         ncols=1 if longest > 36 else 2,
-        title=_plain(table.title),
+        title=plain(table.title),
         title_fontproperties={"size": 11, "weight": "bold"},
         alignment="left",
     )
@@ -115,33 +89,59 @@ def _figure(table: Table, settings: FigureSettings) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, table: Table, row: Row, index: int) -> None:
+def _panels(table: Table) -> dict[str | None, list[Column]]:
+    """The columns that have a place on the axis, by the heading above them: a panel each."""
+    panels: dict[str | None, list[Column]] = {}
+    for column in table.columns:
+        if column.x is not None:
+            panels.setdefault(column.group, []).append(column)
+    return panels
+
+
+def _axes(axes: Axes, columns: Sequence[Column], settings: FigureSettings) -> None:
+    names = [column.label if settings.ticks == "label" else f"{column.x:g}" for column in columns]
+    if settings.x_scale == "sqrt":
+        axes.set_xscale("function", functions=(_root, _square))
+    elif settings.x_scale == "log":
+        axes.set_xscale("log")
+    axes.set_xticks([column.x or 0.0 for column in columns], labels=[plain(name) for name in names])
+    axes.minorticks_off()
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _curve(
+    axes: Axes, table: Table, row: Row, index: int, columns: Sequence[Column], *, joined: bool
+) -> None:
     """One row: published ones solid, ours dashed, with hollow markers if a cell of it is not comparable."""
-    points = [
-        (column.x, row.cells[column.key])
-        for column in table.columns
-        if column.x is not None and column.key in row.cells
-    ]
+    points = [(column.x, row.cells[column.key]) for column in columns if column.key in row.cells]
     if not points:
         return
-    marks = sorted({*row.marks, *(mark for _, cell in points for mark in cell.marks)})
-    marks += [mark for mark in _column_marks(table) if row.ours and mark not in marks]
-    label = row.label + "".join(f" [{mark}]" for mark in marks)
     comparable = not any(cell.departures for _, cell in points)
-    color = _COLORS[index % len(_COLORS)]
+    color = COLORS[index % len(COLORS)]
     axes.errorbar(
         [x for x, _ in points],
         [cell.value for _, cell in points],
         yerr=[cell.std or 0.0 for _, cell in points] if any(cell.std for _, cell in points) else None,
-        label=_plain(label),
+        label=_label(table, row),
         color=color,
-        marker=_MARKERS[(index + index // len(_COLORS)) % len(_MARKERS)],
+        marker=MARKERS[(index + index // len(COLORS)) % len(MARKERS)],
         markerfacecolor=color if comparable else "white",
         markersize=6,
         linewidth=1.8,
-        linestyle="--" if row.ours else "-",
+        linestyle=("--" if row.ours else "-") if joined else "none",
         capsize=3,
     )
+
+
+def _label(table: Table, row: Row) -> str:
+    """The row's name with the numbers of all footnotes of its points."""
+    placed = [column.key for column in table.columns if column.x is not None]
+    marks = sorted(
+        {*row.marks, *(mark for key in placed if key in row.cells for mark in row.cells[key].marks)}
+    )
+    marks += [mark for mark in _column_marks(table) if row.ours and mark not in marks]
+    return plain(row.label + "".join(f" [{mark}]" for mark in marks))
 
 
 def _column_marks(table: Table) -> list[int]:
@@ -159,12 +159,7 @@ def _caption(figure: Figure, table: Table) -> None:
         )
     lines = [line for text in [*notes, *table.remarks] for line in textwrap.wrap(text, _CAPTION_WIDTH)]
     if lines:
-        figure.supxlabel(_plain("\n".join(lines)), x=0.01, ha="left", fontsize=7, color="0.3")
-
-
-def _plain(text: str) -> str:
-    """Text that matplotlib shows as it is: it reads what stands between dollar signs as mathematics."""
-    return text.replace("$", r"\$")
+        figure.supxlabel(plain("\n".join(lines)), x=0.01, ha="left", fontsize=7, color="0.3")
 
 
 def _root(values: Any) -> Any:
