@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mae_bench.backbones import Backbone
     from mae_bench.data import Samples
     from mae_bench.optim import ParamGroup
+    from mae_bench.outcomes import Outcomes
     from mae_bench.run import Run
     from mae_bench.survey import Survey
 
@@ -56,6 +57,9 @@ class Adapter(ABC, Generic[C]):
         engine: what trains, for a task that has several engines, as ``--engine`` names it; None: the task has
             one way alone. The catalogue has siblings as ``FAMILY.ENGINE``.
         seeded: whether the run's seed decides anything but the weights of ``random:``.
+        evaluates: what a finished run must be that ``--backbone`` may name, to evaluate its classifier: path
+            in its result -> value, pattern, or list of them, as in layouts; ``task`` lists tasks, the usual
+            one first. Empty: ``--backbone`` names weights to start from.
     """
 
     task: ClassVar[str]
@@ -68,6 +72,7 @@ class Adapter(ABC, Generic[C]):
     )
     engine: ClassVar[str | None] = None
     seeded: ClassVar[bool] = True
+    evaluates: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -116,6 +121,23 @@ class Adapter(ABC, Generic[C]):
         from mae_bench.errors import MaeBenchError
 
         raise MaeBenchError(f"the task '{self.task}' leaves no predictions to judge again")
+
+    @classmethod
+    def outcomes(cls, folder: Path) -> Mapping[str, Outcomes]:
+        """What a finished run's evaluation said of every sample (`mae_bench.outcomes`), by set of samples.
+
+        The only set of an ordinary task has the name ``""``. Override for kinds of outcomes of one's own.
+
+        Returns:
+            Nothing for a run without such a file: one of a task that judges nothing, or of before there was
+            one; run it again to have it.
+
+        Raises:
+            MaeBenchError: the file is damaged.
+        """
+        from mae_bench import outcomes
+
+        return outcomes.read(folder)
 
     def visualize(self, run: Run, images: list[str], count: int) -> list[str]:
         """Draw pictures of a finished run into its folder; returns their paths.

@@ -122,6 +122,15 @@ class Catalogue:
             raise MaeBenchError(
                 f"the {self.noun} '{name}' needs {', '.join(missing)}, not installed here: {entry.install}"
             )
+        return self.target(name)
+
+    def target(self, name: str) -> Any:
+        """What an entry points to, whether or not its extras are installed: enough to look at a finished run.
+
+        Raises:
+            MaeBenchError: the name is unknown, or the import fails.
+        """
+        entry = self.entry(name)
         module, attribute = entry.target.split(":")
         try:
             return getattr(importlib.import_module(module), attribute)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from mae_bench import recipe
+from mae_bench import outcomes, recipe
 from mae_bench.run import Run
 
 
@@ -24,6 +24,7 @@ def main(run_folder: Path, folder: Path, data_root: Path) -> None:
     with torch.no_grad():
         metrics = adapter.evaluate(model.to(run.device).eval(), run)  # type: ignore[attr-defined]
     if run.is_main:
+        outcomes.write(folder, run._outcomes)
         print(json.dumps(metrics))
     run.barrier()
     run.close()

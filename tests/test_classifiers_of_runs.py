@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from downstream.classification.finetune import Finetune
 from downstream.classification.linear import Linear
-from downstream.classification.scoring import score
+from downstream.classification.scoring import percentages, score
 from downstream.robustness.classes import wnids
 from downstream.robustness.classifiers import TrainedClassifier, open_classifier
 from mae_bench import api
@@ -108,7 +108,7 @@ def test_a_rebuilt_classifier_is_the_one_of_the_end_of_the_run(
     assert torch.equal(logits, there)
     dataset = val_dataset(classifier.data, root)
     statistics = classifier.mean, classifier.std
-    top1, top5 = score(classifier.model, dataset, classifier.data, run, statistics)[0].tolist()
+    top1, top5 = percentages(score(classifier.model, dataset, classifier.data, run, statistics))[0].tolist()
     assert (top1, top5) == (result.metrics["top1"], result.metrics["top5"])
     assert classifier.classes == ["blue", "green", "red"]
     assert not any(param.requires_grad for param in classifier.model.parameters())

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import mae_bench
 from mae_bench.errors import MaeBenchError
 from mae_bench.scenes import CLASSES
+from tests.kept_outcomes import assert_kept
 from tests.launch import finish, on_two_processes
 
 BACKBONE = "random:vit_tiny_patch16_224?patch_size=8&embed_dim=16&depth=2&num_heads=2&img_size=32"
@@ -91,6 +92,7 @@ def test_what_a_detection_run_leaves(place: Path) -> None:
     records = json.loads((run / "detections.json").read_text())
     assert records
     assert {"image_id", "category_id", "bbox", "score", "segmentation"} <= set(records[0])
+    assert_kept(run)
 
 
 def test_what_a_segmentation_run_leaves(place: Path) -> None:
@@ -108,6 +110,7 @@ def test_what_a_segmentation_run_leaves(place: Path) -> None:
         assert saved.size == (64, 64)
         labels = np.asarray(saved)
     assert 1 <= labels.min() <= labels.max() <= 11
+    assert_kept(run)
 
 
 @pytest.mark.parametrize("name", ["coco", "ade20k"])
@@ -202,7 +205,8 @@ def test_two_processes_judge_as_one_does(place: Path, tmp_path: Path, name: str)
         tmp_path,
     )
     assert json.loads(done.stdout.strip().splitlines()[-1]) == result(one)["metrics"]
-    for path in [one / "detections.json", *(one / "predictions").rglob("*.png")]:
+    left = [one / "outcomes.npz", one / "detections.json", *(one / "predictions").rglob("*.png")]
+    for path in left:
         if path.exists():
             assert (tmp_path / "two" / path.relative_to(one)).read_bytes() == path.read_bytes()
 

@@ -24,6 +24,7 @@ from tests import launch
 from tests.detectron2_main import blocks
 from tests.detectron2_models import needs_detectron2
 from tests.detectron2_native import write
+from tests.kept_outcomes import assert_kept
 from tests.launch import environment as launch_environment
 from tests.launch import finish, on_two_processes
 
@@ -145,6 +146,7 @@ def test_what_a_run_leaves(place: Path) -> None:
     logged = lines(run)
     assert [line["step"] for line in logged] == [2, 4, 6, 6]
     assert logged[-1]["eval"] == values["metrics"]
+    assert_kept(run)
     parts = {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}
     for line in logged[:-1]:
         assert line.keys() >= parts | {"epoch", "loss", "lr", "images_per_s", "grad_norm"}

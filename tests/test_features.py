@@ -13,7 +13,7 @@ from torch import Tensor
 from downstream.classification.classifier import pooled
 from downstream.classification.features import Features, cache_key, features_of
 from downstream.classification.inference import InParts
-from downstream.classification.scoring import count_hits, percentages, score
+from downstream.classification.scoring import gathered, hits_of, percentages, score
 from downstream.classification.splits import Splits
 from mae_bench.augment import normalise
 from mae_bench.backbones import Backbone
@@ -216,17 +216,19 @@ def test_hits_of_several_classifiers() -> None:
     perfect = torch.nn.functional.one_hot(labels, 8).float()
     second = perfect * 0.5 + torch.nn.functional.one_hot(torch.tensor([1, 1, 1]), 8)
     broken = torch.full((3, 8), float("nan"))
-    assert count_hits(torch.stack([perfect, second, broken], dim=1), labels).tolist() == [
-        [3, 3],
-        [0, 3],
-        [0, 0],
-    ]
+    hits = hits_of(torch.stack([perfect, second, broken], dim=1), labels)
+    assert hits.shape == (3, 3, 2)
+    assert hits.sum(dim=0).tolist() == [[3, 3], [0, 3], [0, 0]]
 
 
 def test_an_incomplete_count_is_an_error(run: Run) -> None:
-    assert percentages(torch.tensor([[3, 4]]), 8, 8, run).tolist() == [[37.5, 50.0]]
-    with pytest.raises(MaeBenchError, match="7 images were scored and the set has 8"):
-        percentages(torch.tensor([[3, 4]]), 7, 8, run)
+    hits = torch.tensor([[True, True], [False, True], [False, False]])
+    assert torch.equal(gathered(hits, torch.tensor([2, 0, 1]), 3, run), hits[[1, 2, 0]])
+    assert percentages(hits[[0, 1, 2, 0]]).tolist() == [50.0, 75.0]
+    with pytest.raises(MaeBenchError, match="3 images were scored and the set has 4"):
+        gathered(hits, torch.arange(3), 4, run)
+    with pytest.raises(MaeBenchError, match="each to be scored once"):
+        gathered(hits, torch.tensor([0, 1, 1]), 3, run)
 
 
 def test_score_counts_every_image(run: Run) -> None:
@@ -238,10 +240,11 @@ def test_score_counts_every_image(run: Run) -> None:
         # Channels in the order of the classes blue, green, red: each image's strongest colour.
         return images.mean(dim=(2, 3)).flip(1)
 
-    accuracy = score(by_colour, dataset, data, run, (backbone.mean, backbone.std))
+    hits = score(by_colour, dataset, data, run, (backbone.mean, backbone.std))
     expected = [
         by_colour(normalise(dataset[i]["image"][None], backbone.mean, backbone.std)) for i in range(3 * VAL)
     ]
-    right = sum(int(one.argmax()) == i // VAL for i, one in enumerate(expected))
-    assert accuracy.tolist() == [[pytest.approx(100 * right / (3 * VAL)), 100.0]]
-    assert right > 2 * VAL
+    right = [int(one.argmax()) == i // VAL for i, one in enumerate(expected)]
+    assert hits[:, 0, 0].tolist() == right
+    assert hits[:, 0, 1].all()
+    assert sum(right) > 2 * VAL

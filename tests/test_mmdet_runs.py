@@ -20,6 +20,7 @@ from mae_bench import resources
 from mae_bench.errors import MaeBenchError
 from mae_bench.run import Run
 from mae_bench.stopping import InterruptedRunError
+from tests.kept_outcomes import assert_kept
 from tests.launch import finish, on_two_processes
 
 pytestmark = pytest.mark.engine
@@ -104,6 +105,7 @@ def test_what_a_run_leaves(place: Path) -> None:
     assert [path.name for path in (run / "mmengine").glob("step-*")] != []
     assert len(list((run / "mmengine").glob("step-*"))) == 1
     assert any(name.startswith("roi_head.mask_head.") for name in load_file(run / "model.safetensors"))
+    assert_kept(run)
 
 
 def size_of(picture: str) -> tuple[int, int]:
@@ -357,6 +359,7 @@ def test_a_detector_without_masks_is_judged_by_its_boxes(place: Path, tmp_path: 
     assert "box_ap" in found.metrics
     assert not any(name.startswith("mask") for name in found.metrics)
     assert mae_bench.judge(place / "runs/boxes", data_root=place / "data") == found.metrics
+    assert_kept(place / "runs/boxes")
     assert mae_bench.visualize(place / "runs/boxes", count=1, data_root=place / "data")
 
 

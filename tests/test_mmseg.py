@@ -33,6 +33,7 @@ from mae_bench.errors import MaeBenchError
 from mae_bench.optim import parameter_groups
 from mae_bench.run import Run
 from mae_bench.stopping import InterruptedRunError
+from tests.kept_outcomes import assert_kept
 
 pytestmark = pytest.mark.engine
 
@@ -289,6 +290,7 @@ def test_what_a_run_leaves(place: Path) -> None:
     assert values["selection"] == "last step (no step was chosen by its mIoU)"
     assert len(list((folder / "predictions").rglob("*.png"))) == 8
     assert mae_bench.judge(folder, data_root=place / "data") == values["metrics"]
+    assert_kept(folder)
     report = json.loads((folder / "load_report.json").read_text())
     assert report["digest_after"] == values["backbone"]["digest"]
 

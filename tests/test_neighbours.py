@@ -41,7 +41,7 @@ def test_hits_equal_a_brute_force_loop() -> None:
         five = sum(int(label) in classes[:5] for classes, label in zip(named, truth, strict=True))
         expected.append([first, five])
     found = hits(queries, truth, bank, bank_labels, classes=CLASSES, ks=KS, temperature=TEMPERATURE)
-    assert found.tolist() == expected
+    assert found.sum(dim=0).tolist() == expected
     assert 0 < expected[0][0] < len(queries)
 
 
@@ -69,4 +69,4 @@ def test_a_class_without_a_vote_is_not_named() -> None:
     found = hits(
         bank, torch.tensor([4, 4, 4]), bank, torch.tensor([0, 1, 2]), classes=5, ks=[1], temperature=0.07
     )
-    assert found.tolist() == [[0, 0]]
+    assert not found.any()

@@ -17,7 +17,7 @@ from downstream.robustness.ledger import LEDGER_FILE
 from downstream.robustness.reporting import dataset_facts
 from downstream.robustness.settings import RobustnessConfig
 from downstream.robustness.task import Robustness
-from mae_bench import api
+from mae_bench import api, outcomes
 from mae_bench.corruptions import CORRUPTIONS
 from mae_bench.errors import MaeBenchError
 from mae_bench.recipe import resolve
@@ -421,6 +421,8 @@ def test_two_processes_count_as_one(shared: Path, tmp_path: Path) -> None:
     two = read_result(next((root / "two").rglob("result.json")))
     assert two.hardware["processes"] == 2
     assert two.metrics == one.metrics
+    kept = [next((root / world).rglob(outcomes.FILE)).read_bytes() for world in ("one", "two")]
+    assert kept[0] == kept[1]
 
 
 # ---------------------------------------------------------------- what is refused

@@ -97,12 +97,15 @@ class Finetune(TrainedAdapter[FinetuneConfig]):
 
     def evaluate(self, model: nn.Module, run: Run) -> dict[str, float]:
         """Top-1 and top-5 on the validation split."""
-        from downstream.classification.scoring import score
+        from downstream.classification.scoring import outcomes_of, score
+        from mae_bench.outcomes import own
 
         self._splits.record()
         run.record(selection=LAST_STEP if self.config.train.ema is None else f"{LAST_STEP}, averaged weights")
-        top1, top5 = score(model, self._splits.val, self.config.data, run, self._statistics)[0].tolist()
-        return {"top1": top1, "top5": top5}
+        hits = score(model, self._splits.val, self.config.data, run, self._statistics)
+        found = outcomes_of(hits[:, 0], self._splits.val)
+        run.keep({"": found})
+        return own(found)
 
     def check(self, run: Run) -> list[str]:
         """Both splits are looked at, one image is read, the weights are loaded."""

@@ -69,13 +69,13 @@ class KNN(Adapter[KNNConfig]):
         splits = Splits(config.data, run, backbone.mean)
         enough(splits, "k", max(config.k))
         backbone = backbone.to(run.device).eval()
-        accuracy = self._accuracies(self._features(splits, backbone, run), splits.classes, run)
+        hits = self._hits(self._features(splits, backbone, run), splits.classes, run)
         splits.record()
         run.record(
             dataset={"train_images": len(splits.train)},
             selection=f"k = {config.headline_k}, fixed by the recipe; no other k was chosen by its accuracy",
         )
-        return self._metrics(accuracy, run)
+        return self._metrics(hits, splits, run)
 
     def _backbone(self, run: Run) -> Backbone:
         height, width = self.config.data.image_size
@@ -93,16 +93,17 @@ class KNN(Adapter[KNNConfig]):
         bank = features_of(splits.train_as_evaluated, data, run, backbone, part, forward)
         return bank, features_of(splits.val, data, run, backbone, part, forward)
 
-    def _accuracies(self, features: tuple[Features, Features], classes: int, run: Run) -> Tensor:
-        """(len(k), 2): top-1 and top-5 in percent. Every process classifies a share of the queries."""
+    def _hits(self, features: tuple[Features, Features], classes: int, run: Run) -> Tensor:
+        """bool (N, len(k), 2), see `neighbours.hits`. Every process classifies a share of the N queries."""
+        import torch
         from torch.nn.functional import normalize
 
         from downstream.classification.neighbours import hits
-        from downstream.classification.scoring import percentages
+        from downstream.classification.scoring import gathered
 
         bank, queries = features
         images = len(queries.values)
-        own = slice(images * run.rank // run.world, images * (run.rank + 1) // run.world)
+        own = torch.arange(images * run.rank // run.world, images * (run.rank + 1) // run.world)
         mine = normalize(queries.values[own].to(run.device), dim=1)
         found = hits(
             mine,
@@ -113,20 +114,27 @@ class KNN(Adapter[KNNConfig]):
             ks=self.config.k,
             temperature=self.config.temperature,
         )
-        return percentages(found, len(mine), images, run)
+        return gathered(found, own, images, run)
 
-    def _metrics(self, accuracy: Tensor, run: Run) -> dict[str, float]:
+    def _metrics(self, hits: Tensor, splits: Splits, run: Run) -> dict[str, float]:
         """The headline k first, every k under its own name after it."""
-        by_k = {k: accuracy[row].tolist() for row, k in enumerate(self.config.k)}
-        top1, top5 = by_k[self.config.headline_k]
-        metrics = {"top1": top1, "top5": top5}
-        metrics |= {f"top1_k{k}": values[0] for k, values in by_k.items()}
+        import torch
+
+        from downstream.classification.scoring import outcomes_of
+        from mae_bench.outcomes import own
+
+        ks = self.config.k
+        headline = hits[:, ks.index(self.config.headline_k)]  # (N, 2)
+        names = {k: f"top1_k{k}" for k in ks}
+        columns = torch.cat([headline, hits[:, :, 0]], dim=1)
+        found = outcomes_of(columns, splits.val, ("top1", "top5", *names.values()))
+        run.keep({"": found})
         units = {
-            f"top1_k{k}": {"unit": "%", "higher_is_better": True, "label": f"top-1 accuracy, k = {k}"}
-            for k in by_k
+            name: {"unit": "%", "higher_is_better": True, "label": f"top-1 accuracy, k = {k}"}
+            for k, name in names.items()
         }
         run.record(units=units)
-        return metrics
+        return own(found)
 
     def check(self, run: Run) -> list[str]:
         """Both splits are looked at, one image of each is read, the weights are loaded."""

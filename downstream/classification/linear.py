@@ -138,20 +138,28 @@ class Linear(TrainedAdapter[LinearConfig]):
 
     def evaluate(self, model: nn.Module, run: Run) -> dict[str, float]:
         """Top-1 and top-5 on the validation split, of the only rate or of that chosen on held-out images."""
+        from downstream.classification.scoring import outcomes_of, percentages
+        from mae_bench.outcomes import own
+
         self._splits.record()
         probe = cast("LinearProbe", model)
-        reported = self._data.on_validation(probe)
+        hits = self._data.on_validation(probe)
+        chosen, held_out = 0, {}
         if self.config.learning_rates is None:
             run.record(selection="last step (no step was chosen by its accuracy), one learning rate")
-            return {"top1": float(reported[0, 0]), "top5": float(reported[0, 1])}
-        held = self._data.on_held_out(probe)
-        return self._choose(reported, held, probe.grid.diverged.tolist(), run)
+        else:
+            held = percentages(self._data.on_held_out(probe))
+            chosen = self._choose(percentages(hits), held, probe.grid.diverged.tolist(), run)
+            held_out = {"holdout_top1": float(held[chosen, 0])}
+        found = outcomes_of(hits[:, chosen], self._splits.val)
+        run.keep({"": found})
+        return {**own(found), **held_out}
 
-    def _choose(self, reported: Tensor, held: Tensor, diverged: list[bool], run: Run) -> dict[str, float]:
-        """The metrics of the rate that is best on the held-out images; of equals, the lowest.
+    def _choose(self, reported: Tensor, held: Tensor, diverged: list[bool], run: Run) -> int:
+        """Which rate is best on the held-out images, put on record; of equals, the lowest.
 
         Args:
-            reported, held: (G, 2) top-1 and top-5 on the reported and on the held-out images.
+            reported, held: (G, 2) top-1 and top-5 on the reported and on the held-out images, in percent.
         """
         rates = self.config.rates
         candidates = [index for index in range(len(rates)) if not diverged[index]]
@@ -171,8 +179,7 @@ class Linear(TrainedAdapter[LinearConfig]):
             },
             units={"holdout_top1": label},
         )
-        top1, top5 = reported[best].tolist()
-        return {"top1": top1, "top5": top5, "holdout_top1": float(held[best, 0])}
+        return best
 
     def check(self, run: Run) -> list[str]:
         """Both splits are looked at, one image of each is read, the weights are loaded."""

@@ -80,13 +80,13 @@ def hits(
     ks: Sequence[int],
     temperature: float,
 ) -> Tensor:
-    """How many queries are classified rightly: (len(ks), 2) int64, first and among the first five.
+    """Which queries are classified rightly: bool (Q, len(ks), 2) on the CPU, first and among the first five.
 
     Args:
         queries, truth: (Q, D) unit vectors and their classes (Q,).
         bank, bank_labels: (N, D) unit vectors and their classes (N,), N >= max(ks).
     """
-    total = torch.zeros(len(ks), 2, dtype=torch.int64, device=queries.device)
+    found = torch.empty(len(queries), len(ks), 2, dtype=torch.bool)
     bank_labels, truth = bank_labels.to(queries.device), truth.to(queries.device)
     bank = near_at_hand(bank, queries.device)
     for start in range(0, len(queries), QUERIES):
@@ -96,6 +96,6 @@ def hits(
         weight, named = ballots.topk(min(5, classes), dim=2)  # (len(ks), Q, 5)
         # A class without a vote is not named, even if fewer than five have one.
         right = (named == wanted[None, :, None]) & (weight > 0)
-        total[:, 0] += right[:, :, 0].sum(dim=1)
-        total[:, 1] += right.any(dim=2).sum(dim=1)
-    return total
+        both = torch.stack([right[:, :, 0], right.any(dim=2)], dim=2)  # (len(ks), Q, 2)
+        found[start : start + QUERIES] = both.transpose(0, 1).cpu()
+    return found

@@ -10,7 +10,7 @@ from torch import Tensor
 from downstream.classification.features import Features, features_of
 from downstream.classification.frozen import FeatureDataset
 from downstream.classification.heads import LinearProbe
-from downstream.classification.scoring import count_hits, percentages, score
+from downstream.classification.scoring import gathered, hits_of, score
 from downstream.classification.splits import Splits, unaugmented
 from mae_bench.data import ImageDataset, holdout
 from mae_bench.data.sources import SubsetSource
@@ -64,11 +64,11 @@ class ProbeData:
         return len(self._held) if self._held is not None else 0
 
     def on_validation(self, probe: LinearProbe) -> Tensor:
-        """(G, 2) float64: top-1 and top-5 of every classifier on the reported set, in percent."""
+        """bool (N, G, 2): which images of the reported set each classifier hits, as in `scoring.score`."""
         return self._score(probe, self._splits.val, self._val_features)
 
     def on_held_out(self, probe: LinearProbe) -> Tensor:
-        """(G, 2) float64: the same on the images held out of the training split, as they are evaluated."""
+        """bool (N, G, 2): the same of the images held out of the training split, as they are evaluated."""
         from mae_bench.augment import eval_transform
 
         assert self._held is not None  # only a grid chooses, and a grid has a holdout
@@ -80,13 +80,12 @@ class ProbeData:
             return score(probe, dataset, self._data, self._run, (backbone.mean, backbone.std))
         run, images = self._run, len(features.values)
         own = range(images * run.rank // run.world, images * (run.rank + 1) // run.world)
-        hits = torch.zeros(len(probe.grid.heads), 2, dtype=torch.int64, device=run.device)
+        hits = []
         for start in range(own.start, own.stop, ROWS):
             rows = slice(start, min(start + ROWS, own.stop))
-            hits += count_hits(
-                probe(features.values[rows].to(run.device)), features.labels[rows].to(run.device)
-            )
-        return percentages(hits, len(own), images, run)
+            logits = probe(features.values[rows].to(run.device))
+            hits.append(hits_of(logits, features.labels[rows].to(run.device)))
+        return gathered(torch.cat(hits), torch.tensor(own), images, run)
 
 
 def _part(whole: Features, dataset: ImageDataset) -> Features:

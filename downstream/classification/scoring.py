@@ -1,6 +1,6 @@
-"""Top-1 and top-5 accuracy, counted over all processes and checked to be complete.
+"""Top-1 and top-5 accuracy: which images are hit, over all processes and checked to be complete.
 
-Shapes: B images, C classes, G classifiers that are scored in one pass.
+Shapes: B images, N images of the whole set, C classes, G classifiers that are scored in one pass.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mae_bench import screen
 from mae_bench.augment import normalise
 from mae_bench.data import ImageDataset, evaluation_batches
 from mae_bench.errors import MaeBenchError
+from mae_bench.outcomes import Hits
 from mae_bench.run import Run
 from mae_bench.settings import DataSettings
 
@@ -22,32 +23,48 @@ from mae_bench.settings import DataSettings
 BATCH = 256
 
 
-def count_hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """How often the label is first and among the first five: (G, 2) int64 for logits (B, G, C), labels (B,).
+def hits_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Where the label is first and among the first five: bool (B, G, 2) for logits (B, G, C), labels (B,).
 
     Logits that are not finite name nothing, so they are no hits.
     """
     named = logits.topk(min(5, logits.shape[2]), dim=2).indices  # (B, G, 5)
     right = (named == labels[:, None, None]) & torch.isfinite(logits).all(dim=2, keepdim=True)
-    return torch.stack([right[:, :, 0].sum(dim=0), right.any(dim=2).sum(dim=0)], dim=1)
+    return torch.stack([right[:, :, 0], right.any(dim=2)], dim=2)
 
 
-def percentages(hits: Tensor, scored: int, dataset_size: int, run: Run) -> Tensor:
-    """Hits (G, 2) of this process -> percent (G, 2) of the whole dataset, the same on every process.
+def gathered(hits: Tensor, indices: Tensor, images: int, run: Run) -> Tensor:
+    """The hits of all processes in the dataset's order, the same on every process.
 
     Args:
-        scored: images that this process scored.
+        hits: bool (B, ...) of the images that this process scored.
+        indices: (B,) where these images are in the dataset.
+        images: N, how many the dataset has.
+
+    Returns:
+        bool (N, ...) on the CPU.
 
     Raises:
         MaeBenchError: together the processes did not score each image once.
     """
-    total = run.sum(torch.cat([hits.flatten(), hits.new_tensor([scored])]))
-    if int(total[-1]) != dataset_size:
+    where, found = run.gather(indices).cpu(), run.gather(hits.to(torch.uint8)).cpu()
+    if len(where) != images or not torch.equal(where.sort().values, torch.arange(images)):
         raise MaeBenchError(
-            f"{int(total[-1])} images were scored and the set has {dataset_size}: the accuracy would be "
-            "wrong. Did the dataset change during the run?"
+            f"{len(where)} images were scored and the set has {images}, each to be scored once: the accuracy "
+            "would be wrong. Did the dataset change during the run?"
         )
-    return 100.0 * total[:-1].view_as(hits).double().cpu() / dataset_size
+    return torch.empty_like(found, dtype=torch.bool).index_copy_(0, where, found.bool())
+
+
+def percentages(hits: Tensor) -> Tensor:
+    """Hits (N, ...) -> float64 (...), in percent of the images; as `mae_bench.outcomes.Hits` has them."""
+    return 100.0 * hits.sum(dim=0).double() / len(hits)
+
+
+def outcomes_of(hits: Tensor, dataset: ImageDataset, names: Sequence[str] = ("top1", "top5")) -> Hits:
+    """Hits (N, len(names)) of the images of a dataset, as a run keeps them."""
+    columns = hits.numpy().T
+    return Hits(dataset.fingerprint(), dict(zip(names, columns, strict=True)))
 
 
 def score(
@@ -57,21 +74,21 @@ def score(
     run: Run,
     statistics: tuple[Sequence[float], Sequence[float]],
 ) -> Tensor:
-    """Accuracy of a model on a set.
+    """Which images of a set a model names rightly.
 
     Args:
         model: normalised images (B, 3, H, W) -> logits (B, C), or (B, G, C) for several classifiers.
         statistics: mean and std of the model's input.
 
     Returns:
-        (G, 2) float64: top-1 and top-5 in percent.
+        bool (N, G, 2): first, and among the first five; on the CPU, the same on every process.
 
     Raises:
-        MaeBenchError: see `percentages`.
+        MaeBenchError: see `gathered`.
     """
     forward = InParts(model)
-    hits: Tensor | None = None
-    scored = 0
+    hits: list[Tensor] = []
+    indices: list[Tensor] = []
     with screen.progress("scoring", own_share(dataset, run), "images") as work:
         for batch in evaluation_batches(
             dataset, batch=BATCH, rank=run.rank, world=run.world, workers=data.workers
@@ -79,13 +96,12 @@ def score(
             images = normalise(batch["image"].to(run.device, non_blocking=True), *statistics)
             with run.autocast():
                 logits = forward(images).float()
-            found = count_hits(logits if logits.ndim == 3 else logits[:, None], batch["label"].to(run.device))
-            hits = found if hits is None else hits + found
-            scored += len(images)
+            logits = logits if logits.ndim == 3 else logits[:, None]
+            hits.append(hits_of(logits, batch["label"].to(run.device)))
+            indices.append(batch["index"])
             work.advance(len(images))
     run.note_unreadable(dataset)
-    assert hits is not None  # every process has a share
-    return percentages(hits, scored, len(dataset), run)
+    return gathered(torch.cat(hits), torch.cat(indices), len(dataset), run)
 
 
 def own_share(dataset: ImageDataset, run: Run) -> int:

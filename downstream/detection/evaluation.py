@@ -63,8 +63,15 @@ def detect(model: nn.Module, images: DetectionDataset, data: DetectionData, run:
 
 
 def score(source: CocoSource, detections: Path, run: Run, kinds: Sequence[str] = KINDS) -> Scores:
-    """AP of a file of detections; the main process judges, every process gets the same numbers."""
-    scores = judge_file(source.annotation_file, detections, kinds=kinds) if run.is_main else None
+    """AP of a file of detections; the main process judges, every process gets the same numbers.
+
+    The main process keeps what came of every image.
+    """
+    scores = None
+    if run.is_main:
+        scores = judge_file(source.annotation_file, detections, kinds=kinds, samples=source.fingerprint())
+        assert scores.outcomes is not None  # asked for
+        run.keep({"": scores.outcomes})
     metrics, per_class = run.share((scores.metrics, scores.per_class) if scores is not None else None)
     return Scores(metrics, per_class)
 

@@ -27,28 +27,15 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as coco_masks
 from numpy.typing import NDArray
 
+from downstream.detection.curves import NUMBERS, Matches
+from downstream.detection.matching import Matcher
+from downstream.detection.outcomes import Detections
 from downstream.detection.predictions import read_detections
 from downstream.detection.records import Record, check_records
 from downstream.detection.truth import named, read_truth
 from mae_bench.errors import MaeBenchError
 
 KINDS = ("box", "mask")
-NUMBERS = (
-    "ap",
-    "ap50",
-    "ap75",
-    "ap_small",
-    "ap_medium",
-    "ap_large",
-    "ar1",
-    "ar10",
-    "ar100",
-    "ar_small",
-    "ar_medium",
-    "ar_large",
-)
-"""The twelve numbers in COCO's order."""
-
 _IOU_TYPES = {"box": "bbox", "mask": "segm"}
 
 
@@ -61,17 +48,23 @@ class Scores:
             is no object are left out; `ap`, `ap50`, `ap75`, `ar1`, `ar10` and `ar100` are always there.
         per_class: name of the class -> `box_ap`, `box_ap50`, `mask_ap`, `mask_ap50` in percent; classes
             without an object are left out.
+        outcomes: what came of every image, where that was asked for.
     """
 
     metrics: dict[str, float]
     per_class: dict[str, dict[str, float]]
+    outcomes: Detections | None = None
 
 
 def judge_file(
-    annotations: str | os.PathLike[str], detections: str | os.PathLike[str], *, kinds: Sequence[str] = KINDS
+    annotations: str | os.PathLike[str],
+    detections: str | os.PathLike[str],
+    *,
+    kinds: Sequence[str] = KINDS,
+    samples: str | None = None,
 ) -> Scores:
     """Judge the detections that a run has saved; see `judge`."""
-    return judge(annotations, detections, kinds=kinds)
+    return judge(annotations, detections, kinds=kinds, samples=samples)
 
 
 def judge(
@@ -79,6 +72,7 @@ def judge(
     detections: str | os.PathLike[str] | list[Record],
     *,
     kinds: Sequence[str] = KINDS,
+    samples: str | None = None,
 ) -> Scores:
     """Average precision and recall of detections on all images of the annotations.
 
@@ -90,6 +84,7 @@ def judge(
         detections: file of COCO's results format (a list of records, see `records`), or its content. Neither
             is changed.
         kinds: `box`, `mask` or both.
+        samples: digest of the annotations, to be put on the outcomes; None: none are wanted.
 
     Raises:
         MaeBenchError: a file is unreadable or malformed, a detection names an unknown image or category, or
@@ -98,7 +93,7 @@ def judge(
     if not kinds or not set(kinds) <= set(KINDS):
         raise ValueError(f"kinds must be among {KINDS}, not {kinds}")
     with _no_collection():  # what was made inside is gone before the collector looks again
-        return _judge(annotations, detections, kinds)
+        return _judge(annotations, detections, kinds, samples)
 
 
 @contextmanager
@@ -117,6 +112,7 @@ def _judge(
     annotations: str | os.PathLike[str] | Mapping[str, Any],
     detections: str | os.PathLike[str] | list[Record],
     kinds: Sequence[str],
+    samples: str | None,
 ) -> Scores:
     if "mask" in kinds:
         require_masks_seen()
@@ -135,6 +131,10 @@ def _judge(
         }
         for number, record in enumerate(records, start=1)
     ]
+    matcher = None
+    if samples is not None:
+        matcher = Matcher(truth.objects, found, len(truth.images), len(truth.names))
+    matches: dict[str, Matches] = {}
     cells = _number_cells([*truth.objects, *found], len(truth.images))
     metrics: dict[str, float] = {}
     per_class: dict[str, dict[str, float]] = {}
@@ -150,7 +150,12 @@ def _judge(
                 metrics[f"{kind}_{name}"] = 100 * float(value)
         for name, numbers in _by_class(evaluated.eval["precision"], truth.names, kind).items():
             per_class.setdefault(name, {}).update(numbers)
-    return Scores(metrics, per_class)
+        if matcher is not None:
+            matches[kind] = matcher.match(evaluated.ious, truth.objects, found)
+    outcomes = None
+    if matcher is not None and samples is not None:
+        outcomes = Detections(samples, len(truth.images), truth.names, matcher.found, matches)
+    return Scores(metrics, per_class, outcomes)
 
 
 def _number_cells(entries: list[Record], images: int) -> int:

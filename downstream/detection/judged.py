@@ -14,6 +14,7 @@ from mae_bench.errors import MaeBenchError
 if TYPE_CHECKING:
     from downstream.detection.evaluation import Finder
     from downstream.detection.source import CocoSource
+    from mae_bench.outcomes import Outcomes
     from mae_bench.run import Run
     from mae_bench.survey import Survey
 
@@ -97,6 +98,14 @@ class JudgedDetection(Adapter[C]):
             raise MaeBenchError(f"{path}: there is no such file; a run writes it when it is evaluated")
         scores = judge_file(self.source(run).annotation_file, path, kinds=self.kinds(run))
         return self._headlines_first(scores.metrics)
+
+    @classmethod
+    def outcomes(cls, folder: Path) -> Mapping[str, Outcomes]:
+        """Which detections found which objects in every image."""
+        from downstream.detection.outcomes import Detections
+        from mae_bench.outcomes import read
+
+        return read(folder, (Detections,))
 
     def visualize(self, run: Run, images: list[str], count: int) -> list[str]:
         """Detections beside ground truth for validation images; detections alone for given files."""

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from downstream.classification.scoring import count_hits
+from downstream.classification.scoring import hits_of
 from downstream.robustness.classes import are_imagenets
 from downstream.robustness.classifiers import TrainedClassifier
 from downstream.robustness.corrupted import CorruptedTree, find_cells
@@ -37,7 +37,7 @@ from mae_bench.data.sources import ListedSource
 from mae_bench.errors import MaeBenchError
 
 Hits = Callable[[Tensor, Tensor], Tensor]
-"""Logits (B, K) and labels (B,) -> how many of them are right, int64 of no dimension."""
+"""Logits (B, K) and labels (B,) -> which of them are right, bool (B,)."""
 
 TITLES = {
     "c": "ImageNet-C",
@@ -217,6 +217,12 @@ def cell_name(corruption: str, severity: int) -> str:
     return f"c/{corruption}/{severity}"
 
 
+def parts_of(cell: str) -> tuple[str, int]:
+    """The corruption and the severity of a cell of ImageNet-C, by its name."""
+    _, corruption, severity = cell.split("/")
+    return corruption, int(severity)
+
+
 def joint_fingerprint(parts: Iterable[tuple[str, str]]) -> str:
     """SHA-256 of all that is counted: the name and the fingerprint of each cell, in order."""
     joint = hashlib.sha256()
@@ -242,7 +248,7 @@ def restricted_to(logits: NDArray[np.int64] | None) -> Hits:
 
     def hits(found: Tensor, labels: Tensor) -> Tensor:
         taking_part = found if columns is None else found[:, columns.to(found.device)]
-        return count_hits(taking_part[:, None], labels)[0, 0]
+        return hits_of(taking_part[:, None], labels)[:, 0, 0]
 
     return hits
 
@@ -253,6 +259,6 @@ def among_several(right: Tensor) -> Hits:
     def hits(found: Tensor, labels: Tensor) -> Tensor:
         named = found.argmax(dim=1).cpu()
         finite = torch.isfinite(found).all(dim=1).cpu()
-        return (right[labels.cpu(), named] & finite).sum().to(found.device)
+        return (right[labels.cpu(), named] & finite).to(found.device)
 
     return hits

@@ -7,7 +7,11 @@ CE_c. AlexNet's own mean error is 78.9 %, so a mean error is about 0.79 of the m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mae_bench.corruptions import CORRUPTIONS, SEVERITIES
 from mae_bench.errors import MaeBenchError
@@ -31,17 +35,38 @@ ALEXNET: dict[str, tuple[float, float, float, float, float]] = {
 }
 """AlexNet's top-1 error on ImageNet-C for severities 1 to 5; AugMix's ALEXNET_ERR are the means of these."""
 
-Errors = Mapping[str, Mapping[int, float]]
-"""Corruption -> severity -> error, a fraction."""
+Error = TypeVar("Error", float, NDArray[np.float64])
+"""An error as a fraction; or an array of them, one for each of several weightings of the images."""
+Errors = Mapping[str, Mapping[int, Error]]
+"""Corruption -> severity -> error."""
 
 
-def mean_error(errors: Errors) -> float:
+def corruption_metrics(errors: Errors[Error]) -> dict[str, Error]:
+    """All numbers that a result has of these errors, under the names of metrics, in percent.
+
+    ``in_c_mce`` and ``in_c_error`` where all cells are there, else ``in_c_part_error`` over those that are;
+    ``in_c_error_NAME`` and ``in_c_ce_NAME`` of each corruption, where all five severities are there.
+    """
+    severities = list(next(iter(errors.values())))
+    metrics: dict[str, Error] = {}
+    if is_complete(list(errors), severities):
+        metrics |= {"in_c_mce": mean_corruption_error(errors), "in_c_error": mean_error(errors)}
+    else:
+        metrics["in_c_part_error"] = mean_error(errors)
+    if len(severities) == len(SEVERITIES):
+        for corruption, by_severity in errors.items():
+            metrics[f"in_c_error_{corruption}"] = mean_error({corruption: by_severity})
+            metrics[f"in_c_ce_{corruption}"] = corruption_error(corruption, by_severity)
+    return metrics
+
+
+def mean_error(errors: Errors[Error]) -> Error:
     """Mean over all cells, in percent; not normalised by anything."""
     cells = [error for by_severity in errors.values() for error in by_severity.values()]
-    return 100 * sum(cells) / len(cells)
+    return 100 * _sum(cells) / len(cells)
 
 
-def corruption_error(corruption: str, by_severity: Mapping[int, float]) -> float:
+def corruption_error(corruption: str, by_severity: Mapping[int, Error]) -> Error:
     """CE of one corruption, in percent of AlexNet's error.
 
     Raises:
@@ -51,10 +76,10 @@ def corruption_error(corruption: str, by_severity: Mapping[int, float]) -> float
         raise MaeBenchError(
             f"the corruption error of {corruption} is over severities 1 to 5, not {_listed(by_severity)}"
         )
-    return 100 * sum(by_severity.values()) / sum(ALEXNET[corruption])
+    return 100 * _sum(by_severity.values()) / sum(ALEXNET[corruption])
 
 
-def mean_corruption_error(errors: Errors) -> float:
+def mean_corruption_error(errors: Errors[Error]) -> Error:
     """mCE, in percent of AlexNet's error.
 
     Raises:
@@ -63,7 +88,15 @@ def mean_corruption_error(errors: Errors) -> float:
     lacking = [name for name in CORRUPTIONS if name not in errors]
     if lacking or len(errors) != len(CORRUPTIONS):
         raise MaeBenchError(f"mCE is over the {len(CORRUPTIONS)} corruptions, not {_listed(errors)}")
-    return sum(corruption_error(name, errors[name]) for name in CORRUPTIONS) / len(CORRUPTIONS)
+    return _sum(corruption_error(name, errors[name]) for name in CORRUPTIONS) / len(CORRUPTIONS)
+
+
+def _sum(errors: Iterable[Error]) -> Error:
+    """The sum of some errors, at least one."""
+    first, *others = errors
+    for other in others:
+        first = first + other
+    return first
 
 
 def is_complete(corruptions: Sequence[str], severities: Sequence[int]) -> bool:

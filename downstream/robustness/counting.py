@@ -12,14 +12,13 @@ from typing import Literal
 import torch
 
 from downstream.classification.inference import InParts
-from downstream.classification.scoring import BATCH, own_share
+from downstream.classification.scoring import BATCH, gathered, own_share
 from downstream.robustness.cells import Cell
 from downstream.robustness.classifiers import TrainedClassifier
-from downstream.robustness.ledger import Count, Ledger
+from downstream.robustness.ledger import Count, Ledger, packed
 from mae_bench import screen
 from mae_bench.augment import normalise
 from mae_bench.data import evaluation_batches
-from mae_bench.errors import MaeBenchError
 from mae_bench.precision import suit_attention
 from mae_bench.run import Run
 from mae_bench.settings import digest_of
@@ -95,8 +94,8 @@ class _Counter:
         """The count of one cell, put down."""
         run, dataset = self.run, cell.dataset
         began = time.monotonic()
-        right = torch.zeros((), dtype=torch.int64, device=run.device)
-        scored = 0
+        hits: list[torch.Tensor] = []
+        indices: list[torch.Tensor] = []
         for batch in evaluation_batches(
             dataset,
             batch=BATCH,
@@ -107,19 +106,22 @@ class _Counter:
             pixels = batch["image"].to(run.device, non_blocking=True)
             with run.autocast():
                 logits = self.forward(normalise(pixels, self.classifier.mean, self.classifier.std)).float()
-            right += cell.hits(logits, batch["label"].to(run.device))
-            scored += len(pixels)
+            hits.append(cell.hits(logits, batch["label"].to(run.device)))
+            indices.append(batch["index"])
             work.advance(len(pixels))
-        right, scored = run.sum(torch.stack([right, right.new_tensor(scored)])).tolist()
-        if scored != len(dataset):
-            raise MaeBenchError(
-                f"{cell.name}: {scored} images were scored and the set has {len(dataset)}: the number would "
-                "be wrong. Did the set change meanwhile?"
-            )
+        named = gathered(torch.cat(hits), torch.cat(indices), len(dataset), run).numpy()
         bad = self._unreadable(cell)
         seconds = round(time.monotonic() - began, 3)
         count = Count(
-            cell.name, cell.fingerprint, self.classifier.digest, self.how(cell), right, scored, seconds, bad
+            cell=cell.name,
+            images=cell.fingerprint,
+            weights=self.classifier.digest,
+            how=self.how(cell),
+            right=int(named.sum()),
+            scored=len(named),
+            seconds=seconds,
+            unreadable=bad,
+            hits=packed(named),
         )
         if run.is_main:
             self.ledger.put(count)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mae_bench import screen
 from mae_bench.errors import MaeBenchError
@@ -26,6 +30,7 @@ class Count:
         scored: images.
         seconds: how long it took.
         unreadable: images that a neighbour stood in for.
+        hits: which images were named rightly, a bit each, as base64; empty in ledgers of before it was kept.
     """
 
     cell: str
@@ -36,6 +41,26 @@ class Count:
     scored: int
     seconds: float
     unreadable: list[str] = field(default_factory=list)
+    hits: str = ""
+
+    def named(self) -> NDArray[np.bool_]:
+        """(N,): which images were named rightly, in their order.
+
+        Raises:
+            ValueError: these are not the hits of as many images, or not as many as were right.
+        """
+        packed = np.frombuffer(base64.b64decode(self.hits, validate=True), dtype=np.uint8)
+        if len(packed) != -(-self.scored // 8):
+            raise ValueError(f"hits of {8 * len(packed)} images, not of {self.scored}")
+        named = np.unpackbits(packed, count=self.scored).astype(np.bool_)
+        if named.sum() != self.right:
+            raise ValueError(f"{named.sum()} hits, not {self.right}")
+        return named
+
+
+def packed(named: NDArray[np.bool_]) -> str:
+    """Hits (N,) as a `Count` has them."""
+    return base64.b64encode(np.packbits(named).tobytes()).decode("ascii")
 
 
 class Ledger:
@@ -58,6 +83,8 @@ class Ledger:
         for number, line in enumerate(self._path.read_text(encoding="utf-8").splitlines(), start=1):
             try:
                 count = Count(**json.loads(line))
+                if count.hits:
+                    count.named()
             except (ValueError, TypeError) as error:
                 raise MaeBenchError(
                     f"{self._path}, line {number} is damaged; start afresh with --force"
@@ -72,11 +99,16 @@ class Ledger:
     def done(self, cell: str, images: str, how: str) -> Count | None:
         """The count of a cell if these images were counted so; else None, said aloud where others were."""
         count = self.counts.get(cell)
-        if count is None or (count.images, count.how) == (images, how):
-            return count
-        what = "images" if count.images != images else "way of counting"
-        screen.say(f"{cell}: the {what} changed since it was counted; it is counted again")
-        return None
+        if count is None:
+            return None
+        if (count.images, count.how) != (images, how):
+            what = "images" if count.images != images else "way of counting"
+            screen.say(f"{cell}: the {what} changed since it was counted; it is counted again")
+            return None
+        if not count.hits:
+            screen.say(f"{cell}: an earlier version kept no more than its sum; it is counted again")
+            return None
+        return count
 
     def put(self, count: Count) -> None:
         """Add a count, whole or not at all."""

@@ -6,18 +6,16 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from downstream.robustness.cells import Cell, Evaluation, joint_fingerprint, locally_made
+import numpy as np
+
+from downstream.robustness.cells import Cell, Evaluation, joint_fingerprint, locally_made, parts_of
 from downstream.robustness.classes import are_imagenets
 from downstream.robustness.classifiers import TrainedClassifier
-from downstream.robustness.corruption_error import (
-    CORRUPTIONS,
-    SEVERITIES,
-    corruption_error,
-    is_complete,
-    mean_corruption_error,
-    mean_error,
-)
+from downstream.robustness.corruption_error import CORRUPTIONS, SEVERITIES, corruption_metrics
 from downstream.robustness.ledger import Count
+from downstream.robustness.outcomes import Corrupted
+from mae_bench import screen
+from mae_bench.outcomes import Hits, Saved
 
 
 def metrics_of(
@@ -27,12 +25,11 @@ def metrics_of(
     errors: dict[str, dict[int, float]] = {}
     accuracies: dict[str, float] = {}
     for name, count in counts.items():
-        key, _, cell = name.partition("/")
-        if key == "c":
-            corruption, severity = cell.split("/")
-            errors.setdefault(corruption, {})[int(severity)] = 1 - count.right / count.scored
+        if name.startswith("c/"):
+            corruption, severity = parts_of(name)
+            errors.setdefault(corruption, {})[severity] = 1 - count.right / count.scored
         else:
-            accuracies[f"in_{key}_top1"] = 100 * count.right / count.scored
+            accuracies[f"in_{name}_top1"] = 100 * count.right / count.scored
     corrupted, facts = _corruption_metrics(errors, classifier) if errors else ({}, {})
     return {**corrupted, **accuracies}, facts
 
@@ -52,19 +49,14 @@ def _corruption_metrics(
             }
         },
     }
-    metrics: dict[str, float] = {}
-    if is_complete(list(errors), severities):
-        metrics |= {"in_c_mce": mean_corruption_error(errors), "in_c_error": mean_error(errors)}
-    else:
-        metrics["in_c_part_error"] = mean_error(errors)
+    metrics = corruption_metrics(errors)
+    if "in_c_part_error" in metrics:
         facts["notes"].append(
             f"ImageNet-C in part, {cells} of {len(CORRUPTIONS) * len(SEVERITIES)} cells: there is no mCE, "
             "and in_c_part_error is the mean over these cells alone"
         )
     if len(severities) == len(SEVERITIES):
-        for corruption, by_severity in errors.items():
-            metrics[f"in_c_error_{corruption}"] = mean_error({corruption: by_severity})
-            metrics[f"in_c_ce_{corruption}"] = corruption_error(corruption, by_severity)
+        for corruption in errors:
             facts["units"] |= {
                 f"in_c_error_{corruption}": _unit(f"mean error under {corruption}, not normalised"),
                 f"in_c_ce_{corruption}": _unit(f"CE of {corruption} (normalised by AlexNet)"),
@@ -79,6 +71,32 @@ def _corruption_metrics(
 
 def _unit(label: str) -> dict[str, Any]:
     return {"unit": "%", "higher_is_better": False, "label": label}
+
+
+def outcomes_of(counts: Mapping[str, Count], evaluation: Evaluation) -> dict[str, Saved]:
+    """What came of every image, set by set.
+
+    Of ImageNet-C there is none where its cells do not hold the same images in the same order: then the number
+    for a choice of images is not defined.
+    """
+    outcomes: dict[str, Saved] = {}
+    corrupted: list[Count] = []
+    for cell in evaluation.cells:
+        count = counts[cell.name]
+        if cell.key == "c":
+            corrupted.append(count)
+        else:
+            outcomes[cell.key] = Hits(count.images, {f"in_{cell.key}_top1": count.named()})
+    if len({count.images for count in corrupted}) > 1:
+        screen.warn(
+            "ImageNet-C: the images do not have the same names under all corruptions, so what came of each "
+            "is not kept: no interval and no paired test for its numbers"
+        )
+    elif corrupted:
+        samples = joint_fingerprint((count.cell, count.images) for count in corrupted)
+        cells = [parts_of(count.cell) for count in corrupted]
+        outcomes["c"] = Corrupted(samples, cells, np.stack([count.named() for count in corrupted]))
+    return outcomes
 
 
 def dataset_facts(name: str, evaluation: Evaluation, classifier: TrainedClassifier) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from downstream.robustness.settings import WHAT, RobustnessConfig
 from mae_bench.adapter import Adapter, Metric
 
 if TYPE_CHECKING:
     from downstream.robustness.classifiers import TrainedClassifier
+    from mae_bench.outcomes import Outcomes
     from mae_bench.run import Run
     from mae_bench.survey import Survey
 
@@ -40,18 +41,23 @@ class Robustness(Adapter[RobustnessConfig]):
     Config = RobustnessConfig
     takes: ClassVar[str] = WHAT
     seeded: ClassVar[bool] = False
+    evaluates: ClassVar[Mapping[str, Any]] = {
+        "task": ["imagenet-finetune", "imagenet-scratch", "imagenet-linear", "imagenet-partial"],
+        "protocol": "imagenet-*",
+    }
 
     def run(self, run: Run) -> dict[str, float]:
         """Open the classifier, list the sets, pass over what is not counted yet."""
         from downstream.robustness.cells import open_cells
         from downstream.robustness.counting import count_all
-        from downstream.robustness.reporting import dataset_facts, metrics_of
+        from downstream.robustness.reporting import dataset_facts, metrics_of, outcomes_of
         from mae_bench.settings import digest_of, recipe_hash
 
         classifier = self._classifier(run)
         evaluation = open_cells(self.config, run.data_root, classifier)
         counts = count_all(evaluation.cells, classifier, run, self.config.data.workers)
         metrics, facts = metrics_of(counts, evaluation, classifier)
+        run.keep(outcomes_of(counts, evaluation))
         run.record(**classifier.facts)
         run.record(**facts)
         run.record(**dataset_facts(self.config.data.name, evaluation, classifier))
@@ -75,6 +81,14 @@ class Robustness(Adapter[RobustnessConfig]):
             classifier.report.save(run.folder / "load_report.json")
         screen.say(classifier.origin)
         return classifier
+
+    @classmethod
+    def outcomes(cls, folder: Path) -> Mapping[str, Outcomes]:
+        """By set, under its key in `sets`; the samples of ImageNet-C are its images, not its pictures."""
+        from downstream.robustness.outcomes import Corrupted
+        from mae_bench.outcomes import Hits, read
+
+        return read(folder, (Hits, Corrupted))
 
     def check(self, run: Run) -> list[str]:
         """The classifier is built, every set is listed, and one image of each part is read."""

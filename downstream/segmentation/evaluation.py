@@ -15,8 +15,9 @@ from torch.nn import functional as nnf
 from downstream.segmentation.dataset import SegmentationDataset, SegmentationSource
 from downstream.segmentation.inference import predict
 from downstream.segmentation.labels import ClassList
+from downstream.segmentation.outcomes import ImageConfusions
 from downstream.segmentation.pictures import comparison, stacked
-from downstream.segmentation.scoring import Confusion
+from downstream.segmentation.scoring import counted
 from mae_bench import screen
 from mae_bench.data import UnreadableImageError, decode, evaluation_batches
 from mae_bench.errors import MaeBenchError
@@ -54,7 +55,7 @@ class Labeller:
 
 def label_all(
     model: Segmenter, images: SegmentationDataset, data: SegmentationData, run: Run, folder: Path
-) -> Confusion:
+) -> ImageConfusions:
     """Label every image of `images` at its own size, save the label maps below `folder`, and count.
 
     Images go through the model one by one and counts are whole numbers, so the scores are the same for any
@@ -68,7 +69,7 @@ def label_all(
             judged.add(int(batch["index"][0]), label(batch["image"][0]), batch["target"][0])
             work.advance()
     run.note_unreadable(images)
-    return judged.confusion()
+    return judged.together()
 
 
 class Judged:
@@ -76,25 +77,30 @@ class Judged:
 
     def __init__(self, images: SegmentationDataset, data: SegmentationData, run: Run, folder: Path) -> None:
         self.images, self.data, self.run, self.folder = images, data, run, folder
-        self.counted = Confusion(len(images.source.classes))
-        self.done = 0
+        self.counts: list[Tensor] = []  # (3, E) of an image: its number, cells, pixels, see `ImageConfusions`
 
     def add(self, index: int, found: Tensor, target: Tensor) -> None:
         """Take the classes ``(h, w)`` that were found for an image, and those of the truth."""
-        self.counted.add(found, target)
+        counts = counted(found, target, len(self.images.source.classes)).flatten()
+        cells = counts.nonzero()[:, 0]
+        self.counts.append(torch.stack([torch.full_like(cells, index), cells, counts[cells]]))
         save_labels(found, self.folder / f"{self.images.source.stem(index)}.png", self.data)
-        self.done += 1
 
-    def confusion(self) -> Confusion:
+    def together(self) -> ImageConfusions:
         """The counts of all processes together; each image must have come once.
 
         Raises:
             RuntimeError: there were more or fewer.
         """
-        total = int(self.run.sum(torch.tensor(self.done)))
+        total = int(self.run.sum(torch.tensor(len(self.counts))))
         if total != len(self.images):
             raise RuntimeError(f"segmented {total} of {len(self.images)} images")
-        return Confusion(self.counted.classes, self.run.sum(self.counted.counts))
+        mine = torch.cat(self.counts, dim=1) if self.counts else torch.empty(3, 0, dtype=torch.int64)
+        images, cells, pixels = self.run.gather(mine.T).cpu().numpy().T
+        source = self.images.source
+        return ImageConfusions.gathered(
+            source.fingerprint(), source.classes, len(self.images), images, cells, pixels
+        )
 
 
 def save_labels(labels: Tensor, path: Path, data: SegmentationData) -> Path:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from downstream.segmentation.dataset import SegmentationSource
 from downstream.segmentation.labels import IGNORED
+from downstream.segmentation.outcomes import ImageConfusions, scores_of
 from mae_bench.errors import MaeBenchError
 
 
@@ -44,27 +45,14 @@ class Confusion:
         if self.counts.shape != shape or self.counts.dtype != torch.int64:
             raise ValueError(f"counts of {classes} classes are int64 {shape}")
 
+    @classmethod
+    def of(cls, found: ImageConfusions) -> Confusion:
+        """The counts of all images together."""
+        return cls(len(found.classes), torch.from_numpy(found.total()))
+
     def add(self, prediction: Tensor, target: Tensor) -> None:
-        """Count one image.
-
-        Args:
-            prediction: whole numbers ``(h, w)``, 0..K-1, or `IGNORED` for no class.
-            target: whole numbers ``(h, w)``, 0..K-1, or `IGNORED`: such pixels do not count.
-
-        Raises:
-            ValueError: different sizes, or a number that is no class.
-        """
-        if prediction.shape != target.shape:
-            raise ValueError(f"prediction {tuple(prediction.shape)}, but target {tuple(target.shape)}")
-        target = target.to(prediction.device)
-        counted = target != IGNORED
-        truth, said = target[counted].long(), prediction[counted].long()
-        said[said == IGNORED] = self.classes
-        for name, numbers, most in (("target", truth, self.classes - 1), ("prediction", said, self.classes)):
-            if numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) <= most:
-                raise ValueError(f"{name} has numbers that are none of {self.classes} classes")
-        pairs = torch.bincount(truth * (self.classes + 1) + said, minlength=self.counts.numel())
-        self.counts += pairs.view_as(self.counts).cpu()
+        """Count one image; see `counted`."""
+        self.counts += counted(prediction, target, self.classes)
 
     def metrics(self) -> dict[str, float]:
         """``miou``, ``macc`` and ``aacc`` (share of pixels that are right), in percent.
@@ -78,11 +66,8 @@ class Confusion:
                 "no pixel of the validation labels has a class; see data.zero_is_ignored and "
                 "data.ignore_label"
             )
-        return {
-            "miou": 100 * (right / union)[union > 0].mean().item(),
-            "macc": 100 * (right / truth)[truth > 0].mean().item(),
-            "aacc": 100 * (right.sum() / truth.sum()).item(),
-        }
+        scores = scores_of(right.numpy()[None], truth.numpy()[None], union.numpy()[None])
+        return {name: float(values[0]) for name, values in scores.items()}
 
     def per_class(self, names: Sequence[str]) -> dict[str, ClassScores]:
         """Scores of each class under its name."""
@@ -101,6 +86,29 @@ class Confusion:
         said = self.counts[:, :-1]
         right, truth = said.diagonal(), self.counts.sum(1)
         return right.double(), truth.double(), (truth + said.sum(0) - right).double()
+
+
+def counted(prediction: Tensor, target: Tensor, classes: int) -> Tensor:
+    """Which class was taken for which in one image, as `Confusion.counts`, on the CPU.
+
+    Args:
+        prediction: whole numbers ``(h, w)``, 0..K-1, or `IGNORED` for no class.
+        target: whole numbers ``(h, w)``, 0..K-1, or `IGNORED`: such pixels do not count.
+
+    Raises:
+        ValueError: different sizes, or a number that is no class.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction {tuple(prediction.shape)}, but target {tuple(target.shape)}")
+    target = target.to(prediction.device)
+    counts = target != IGNORED
+    truth, said = target[counts].long(), prediction[counts].long()
+    said[said == IGNORED] = classes
+    for name, numbers, most in (("target", truth, classes - 1), ("prediction", said, classes)):
+        if numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) <= most:
+            raise ValueError(f"{name} has numbers that are none of {classes} classes")
+    pairs = torch.bincount(truth * (classes + 1) + said, minlength=classes * (classes + 1))
+    return pairs.view(classes, classes + 1).cpu()
 
 
 def score_saved(source: SegmentationSource, folder: Path) -> Confusion:

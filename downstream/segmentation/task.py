@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from downstream.segmentation.dataset import SegmentationDataset
+    from downstream.segmentation.outcomes import ImageConfusions
     from downstream.segmentation.segmenter import Segmenter
     from mae_bench.backbones import Backbone
+    from mae_bench.outcomes import Outcomes
     from mae_bench.run import Run
     from mae_bench.survey import Survey
 
@@ -81,9 +83,17 @@ class Segmentation(TrainedAdapter[SegmentationConfig]):
 
         assert isinstance(model, Segmenter)
         images = self.val_set(run)
-        confusion = label_all(model, images, self.config.data, run, run.folder / PREDICTIONS)
+        found = label_all(model, images, self.config.data, run, run.folder / PREDICTIONS)
+        return self._judged(found, images, run)
+
+    def _judged(self, found: ImageConfusions, images: SegmentationDataset, run: Run) -> dict[str, float]:
+        """The metrics of what was found in all images; put on record with the classes, and kept by image."""
+        from downstream.segmentation.scoring import Confusion
+
         self._record(images, run)
+        confusion = Confusion.of(found)
         run.record(details={"per_class": confusion.per_class(images.source.classes)})
+        run.keep({"": found})
         return confusion.metrics()
 
     def _record(self, images: SegmentationDataset, run: Run) -> None:
@@ -132,6 +142,14 @@ class Segmentation(TrainedAdapter[SegmentationConfig]):
         from downstream.segmentation.scoring import score_saved
 
         return score_saved(self.val_set(run).source, run.folder / PREDICTIONS).metrics()
+
+    @classmethod
+    def outcomes(cls, folder: Path) -> Mapping[str, Outcomes]:
+        """Which class was taken for which in every image."""
+        from downstream.segmentation.outcomes import ImageConfusions
+        from mae_bench.outcomes import read
+
+        return read(folder, (ImageConfusions,))
 
     def check(self, run: Run) -> list[str]:
         """Both splits are listed, one pair of each is read, the segmenter is built and its weights loaded."""

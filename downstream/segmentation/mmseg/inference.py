@@ -13,7 +13,7 @@ from downstream.openmmlab.building import build_loader, scope
 from downstream.openmmlab.runner import plain_errors, undisturbed
 from downstream.segmentation.evaluation import Judged
 from downstream.segmentation.mmseg.data import indices
-from downstream.segmentation.scoring import Confusion
+from downstream.segmentation.outcomes import ImageConfusions
 from mae_bench import screen
 from mae_bench.precision import autocast
 
@@ -31,7 +31,7 @@ Predict = Callable[[Any], list[tuple[Tensor, str]]]
 @torch.no_grad()
 def label_all(
     native: Any, predict: Predict, images: SegmentationDataset, data: SegmentationData, run: Run, folder: Path
-) -> Confusion:
+) -> ImageConfusions:
     """Label every image of the native `test_dataloader`, save the label maps below `folder`, and count.
 
     Counts are whole numbers and images come one by one, so the scores are the same for any number of
@@ -55,7 +55,7 @@ def label_all(
                     index = numbers[path]
                     judged.add(index, found, images.source.reader.read(images.source.label_path(index)))
                     work.advance()
-    return judged.confusion()
+    return judged.together()
 
 
 def labeller(native: Any, predict: Predict) -> Callable[[Tensor], Tensor]:

@@ -99,10 +99,8 @@ class MMSeg(Segmentation):
 
         images = self.val_set(run)
         predict = predictor(native, model, run, self.test_precision(run))
-        confusion = label_all(native, predict, images, self.config.data, run, run.folder / PREDICTIONS)
-        self._record(images, run)
-        run.record(details={"per_class": confusion.per_class(images.source.classes)})
-        return confusion.metrics()
+        found = label_all(native, predict, images, self.config.data, run, run.folder / PREDICTIONS)
+        return self._judged(found, images, run)
 
     def check(self, run: Run) -> list[str]:
         """Both splits are listed, one pair of each is read, the engine's model is built over the backbone."""
