@@ -81,6 +81,10 @@ class TrainTransform:
         height, width = image.shape[-2:]
         if crop.kind == "center":
             return self.centre(image)
+        if crop.kind == "fixed":
+            image = self.centre.resized(image)
+            box = crops.padded(image.shape[-2], image.shape[-1], self.size, 0, draws)
+            return image[:, box.top : box.top + box.height, box.left : box.left + box.width]
         if crop.kind == "pad":
             if min(height - self.size[0], width - self.size[1]) < -2 * crop.padding:
                 raise MaeBenchError(
@@ -112,6 +116,13 @@ class CentreTransform:
         self.short = data.evaluation.resize
 
     def __call__(self, image: Tensor, key: int = 0) -> Tensor:
+        image = self.resized(image)
+        (height, width), (target_height, target_width) = image.shape[-2:], self.size
+        top, left = round((height - target_height) / 2), round((width - target_width) / 2)
+        return image[:, top : top + target_height, left : left + target_width]
+
+    def resized(self, image: Tensor) -> Tensor:
+        """The image before the cut, at least as large as `image_size` on both sides."""
         height, width = image.shape[-2:]
         target_height, target_width = self.size
         if self.short is not None:
@@ -121,15 +132,13 @@ class CentreTransform:
             grow = max(target_height / new_height, target_width / new_width)
             if grow > 1:
                 new_height, new_width = round(new_height * grow), round(new_width * grow)
-            image = resize(image, new_height, new_width, self.interpolation)
-            height, width = new_height, new_width
-        elif height < target_height or width < target_width:
+            return resize(image, new_height, new_width, self.interpolation)
+        if height < target_height or width < target_width:
             raise MaeBenchError(
                 f"an image of {height}x{width} is smaller than data.image_size "
                 f"{target_height}x{target_width}; give data.evaluation.resize"
             )
-        top, left = round((height - target_height) / 2), round((width - target_width) / 2)
-        return image[:, top : top + target_height, left : left + target_width]
+        return image
 
 
 def resize(image: Tensor, height: int, width: int, interpolation: str) -> Tensor:

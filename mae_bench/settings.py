@@ -43,10 +43,11 @@ Count = Annotated[int, Field(ge=1)]
 class CropSettings(Settings):
     """How a training image is cut to `image_size`."""
 
-    kind: Literal["random_resized", "random_resized_once", "pad", "center"] = "random_resized"
+    kind: Literal["random_resized", "random_resized_once", "fixed", "pad", "center"] = "random_resized"
     """`random_resized`: torchvision's (ten tries); `random_resized_once`: one draw, clamped, as the MAE
-    linear probe does (main_linprobe.py / util/crop.py); `pad`: zero-pad by `padding` and cut at random
-    (CIFAR); `center`: no augmentation, the evaluation transform."""
+    linear probe does (main_linprobe.py / util/crop.py); `fixed`: short side to `evaluation.resize`, then
+    `image_size` cut out anywhere; `pad`: zero-pad by `padding` and cut at random (CIFAR); `center`: no
+    augmentation, the evaluation transform."""
     scale: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.2, 1.0]
     ratio: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [0.75, 1.3333333333333333]
     padding: Annotated[int, Field(ge=0)] = 4

@@ -18,14 +18,17 @@ from mae_bench.pretrain.positions import take_positions
 
 
 class MAEDecoder(nn.Module):
-    """Transformer blocks over visible tokens and mask tokens, and a linear prediction of pixels.
+    """Transformer blocks over visible tokens and mask tokens, and a linear prediction of the target.
 
     Args:
         width_in: D.
-        values: V.
+        values: V, how many numbers are predicted for a patch.
         grid: rows and columns of patches.
         prefix: P; prefix tokens have no position.
+        masks: whether mask tokens come in here; without them the encoder gives a token for every patch.
     """
+
+    mask_token: nn.Parameter | None
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class MAEDecoder(nn.Module):
         depth: int,
         heads: int,
         mlp_ratio: float,
+        masks: bool = True,
     ) -> None:
         super().__init__()
         if dim % heads:
@@ -45,7 +49,7 @@ class MAEDecoder(nn.Module):
         norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.prefix = prefix
         self.embed = nn.Linear(width_in, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim)) if masks else None
         self.pos_embed = nn.Parameter(torch.zeros(1, prefix + grid[0] * grid[1], dim))
         self.blocks = nn.Sequential(
             *(Block(dim, heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth))
@@ -60,8 +64,8 @@ class MAEDecoder(nn.Module):
         and nothing has to be sorted back.
 
         Args:
-            latent: ``(B, P + K, D)``.
-            visible: int64 ``(B, K)``, the patches of `latent`.
+            latent: ``(B, P + K, D)``; without mask tokens of its own ``(B, P + K + M, D)``, `visible` first.
+            visible: int64 ``(B, K)``.
             hidden: int64 ``(B, M)``.
             everywhere: whether the visible patches are predicted too.
 
@@ -69,7 +73,9 @@ class MAEDecoder(nn.Module):
             ``(B, M, V)`` in the order of `hidden`, or with `everywhere` ``(B, K + M, V)``, `visible` first.
         """
         tokens = self.embed(latent)
-        masks = self.mask_token.expand(len(latent), hidden.shape[1], -1)
+        if self.mask_token is not None:
+            masks = self.mask_token.expand(len(latent), hidden.shape[1], -1)
+            tokens = torch.cat([tokens, masks], dim=1)
         order = torch.cat([visible, hidden], dim=1)
         places = torch.cat(
             [
@@ -78,7 +84,7 @@ class MAEDecoder(nn.Module):
             ],
             dim=1,
         )
-        tokens = self.blocks(torch.cat([tokens, masks], dim=1) + places)
+        tokens = self.blocks(tokens + places)
         wanted = tokens[:, self.prefix :] if everywhere else tokens[:, -hidden.shape[1] :]
         prediction: Tensor = self.pred(self.norm(wanted))
         return prediction

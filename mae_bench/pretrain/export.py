@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mae_bench import checkpoints, settings
+from mae_bench import checkpoints
 from mae_bench.backbones.weights import ENCODER_FILE, read_checkpoint, save_encoder
-from mae_bench.data import steps_per_epoch
 from mae_bench.errors import MaeBenchError
 from mae_bench.files import write_atomic
+from mae_bench.pretrain.facts import pretraining_facts
 from mae_bench.pretrain.model import MaskedAutoencoder, from_config
 
 if TYPE_CHECKING:
@@ -43,20 +43,6 @@ def save_for_transfer(model: MaskedAutoencoder, config: MAEConfig, run: Run, ima
     Args:
         images: size of the training set.
     """
-    steps = config.train.steps
-    per_epoch = steps_per_epoch(images, config.train.batch)
-    if steps is None:
-        steps = max(1, round((config.train.epochs or 0) * per_epoch))
-    facts: dict[str, Any] = {
-        "method": "MAE",
-        "dataset": config.data.name,
-        "epochs": round(steps / per_epoch, 4),
-        "images_seen": steps * config.train.batch,
-        "mask_ratio": config.mask_ratio,
-        "norm_pix": config.norm_pix,
-        "recipe": config.recipe,
-        "recipe_hash": settings.recipe_hash(config),
-    }
     metadata = {
         "arch": config.model.arch,
         "image_size": config.data.image_size,
@@ -64,7 +50,7 @@ def save_for_transfer(model: MaskedAutoencoder, config: MAEConfig, run: Run, ima
         "mean": config.mean,
         "std": config.std,
         "model_args": config.timm_arguments(),
-        "pretraining": facts,
+        "pretraining": pretraining_facts(config, run, images),
     }
     return save_encoder(run.folder / ENCODER_FILE, encoder_state(model), metadata)
 
@@ -94,6 +80,8 @@ def official_state(model: MaskedAutoencoder) -> dict[str, Tensor]:
         MaeBenchError: their model has no counterpart for a part of ours.
     """
     vit = model.encoder
+    if model.mask_token is not None or model.pca is not None:
+        raise MaeBenchError("the official format is for mask tokens in the decoder and pixels as the target")
     if vit.cls_token is None or vit.reg_token is not None or vit.no_embed_class:
         raise MaeBenchError(
             "the official format is for a class token with a position and no registers; export_official=false"

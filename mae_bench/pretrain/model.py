@@ -20,6 +20,7 @@ from mae_bench.pretrain import masking
 from mae_bench.pretrain.decoder import MAEDecoder
 from mae_bench.pretrain.masking import Masking
 from mae_bench.pretrain.positions import sincos_2d, take_positions
+from mae_bench.pretrain.principal import PrincipalComponents
 from mae_bench.pretrain.targets import denormalise_patches, normalise_patches, patchify, unpatchify
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 Positions = Literal["sincos", "learned"]
 LossOn = Literal["masked", "all"]
+MaskToken = Literal["decoder", "encoder"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Reconstruction:
     """What the model makes of masked images.
 
     Attributes:
-        prediction: ``(B, N, V)`` in the order of the patches, normalised where the targets are.
+        prediction: ``(B, N, V)`` in the order of the patches, normalised where the targets are; where Q
+            coefficients are the target, ``(B, N, Q)``.
         hidden: bool ``(B, N)``.
         images: ``(B, C, H, W)``: the prediction as pixels, normalisation of the patches undone with their
             true mean and variance.
@@ -55,12 +58,18 @@ class MaskedAutoencoder(nn.Module):
         mask_ratio: share of the patches that is hidden (see `masking.kept_count`).
         kind: how patches are chosen.
         norm_pix: predict each patch normalised by its own mean and variance.
+        pca: predict that many PCA coefficients of each patch (`mae_bench.pretrain.principal`); None: pixels.
         loss_on: which patches count; `all` is the ablation of arXiv:2111.06377, footnote 1.
         positions: of encoder and decoder.
+        mask_token: where mask tokens come in. `encoder` is the ablation of Table 1c: the encoder works on
+            every place, on mask tokens at the hidden ones, and the decoder has none of its own.
 
     Raises:
         MaeBenchError: sizes that do not divide, a ratio that leaves nothing visible or hidden.
     """
+
+    mask_token: nn.Parameter | None
+    """The encoder's, if it has one."""
 
     def __init__(
         self,
@@ -75,6 +84,8 @@ class MaskedAutoencoder(nn.Module):
         norm_pix: bool = True,
         loss_on: LossOn = "masked",
         positions: Positions = "sincos",
+        mask_token: MaskToken = "decoder",
+        pca: int | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -87,15 +98,19 @@ class MaskedAutoencoder(nn.Module):
         self.kind, self.mask_ratio = kind, mask_ratio
         self.norm_pix, self.loss_on, self.learned = norm_pix, loss_on, positions == "learned"
         self.kept = masking.kept_count(self.grid[0] * self.grid[1], mask_ratio)
+        in_encoder = mask_token == "encoder"
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.embed_dim)) if in_encoder else None
+        self.pca = PrincipalComponents(values, pca) if pca is not None else None
         self.decoder = MAEDecoder(
             encoder.embed_dim,
-            values,
+            values if pca is None else pca,
             self.grid,
             encoder.num_prefix_tokens,
             dim=decoder_dim,
             depth=decoder_depth,
             heads=decoder_heads,
             mlp_ratio=decoder_mlp_ratio,
+            masks=not in_encoder,
         )
         self._initialise()
 
@@ -114,10 +129,12 @@ class MaskedAutoencoder(nn.Module):
         patches = patchify(images, self.patch)
         visible, hidden = self._mask(keys, noise)
         everywhere = self.loss_on == "all"
-        latent = self._encode(patches, visible)
+        latent = self._encode(patches, visible, hidden)
         prediction = self.decoder(latent, visible, hidden, everywhere)
         target = _take(patches, torch.cat([visible, hidden], dim=1) if everywhere else hidden)
-        if self.norm_pix:
+        if self.pca is not None:
+            target = self.pca(target)
+        elif self.norm_pix:
             target = normalise_patches(target)
         return (prediction.to(target.dtype) - target).square().mean(dim=(1, 2))
 
@@ -129,16 +146,22 @@ class MaskedAutoencoder(nn.Module):
         patches = patchify(images, self.patch)
         visible, hidden = self._mask(keys, noise)
         order = torch.cat([visible, hidden], dim=1)
-        latent = self._encode(patches, visible)
+        latent = self._encode(patches, visible, hidden)
         found = self.decoder(latent, visible, hidden, everywhere=True).to(images.dtype)
         prediction = torch.empty_like(found).scatter_(1, order[..., None].expand_as(found), found)
         is_hidden = torch.zeros_like(order, dtype=torch.bool).scatter_(1, hidden, True)
-        pixels = denormalise_patches(prediction, patches) if self.norm_pix else prediction
+        if self.pca is not None:
+            pixels = self.pca.undo(prediction)
+        else:
+            pixels = denormalise_patches(prediction, patches) if self.norm_pix else prediction
         return Reconstruction(prediction, is_hidden, unpatchify(pixels, self.patch, self.grid))
 
     def encode(self, images: Tensor, keys: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """The encoder's normalised output ``(B, P + K, D)`` on the visible patches."""
-        return self._encode(patchify(images, self.patch), self._mask(keys, noise)[0])
+        """The encoder's normalised output ``(B, P + K, D)`` on the visible patches.
+
+        With mask tokens in the encoder ``(B, P + K + M, D)``, the visible places first.
+        """
+        return self._encode(patchify(images, self.patch), *self._mask(keys, noise))
 
     def no_weight_decay(self) -> set[str]:
         """Position embeddings that are learned; biases and norms are exempt anyway.
@@ -155,15 +178,20 @@ class MaskedAutoencoder(nn.Module):
             noise = masking.noise(self.kind, keys, self.grid, self.mask_ratio)
         return masking.split(noise, self.kept)
 
-    def _encode(self, patches: Tensor, visible: Tensor) -> Tensor:
-        """Patches ``(B, N, V)`` to the encoder's output ``(B, P + K, D)`` on those that are `visible`."""
+    def _encode(self, patches: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
+        """Patches ``(B, N, V)`` to the encoder's output, see `encode`; `hidden` ones are never looked at."""
         vit = self.encoder
         # A patch holds its channels last, so the kernel is laid out that way: (D, C, p, q) to (D, V).
         weight = vit.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
         tokens = nnf.linear(_take(patches, visible), weight, vit.patch_embed.proj.bias)
         tokens = vit.patch_embed.norm(tokens)
         places, with_place = _table(vit), positional_prefix(vit)
-        tokens = tokens + take_positions(places[0, with_place:], visible)
+        where = visible
+        if self.mask_token is not None:
+            # As the paper's encoder of Table 1c: a mask token in place of the embedding, then the position.
+            masks = self.mask_token.expand(len(tokens), hidden.shape[1], -1)
+            tokens, where = torch.cat([tokens, masks], dim=1), torch.cat([visible, hidden], dim=1)
+        tokens = tokens + take_positions(places[0, with_place:], where)
         prefix: list[Tensor] = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
         if prefix:
             first = torch.cat(prefix, dim=1)
@@ -185,7 +213,8 @@ class MaskedAutoencoder(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.encoder.patch_embed.proj.weight.flatten(1))
-        tokens = (self.encoder.cls_token, self.encoder.reg_token, self.decoder.mask_token)
+        vit = self.encoder
+        tokens = (vit.cls_token, vit.reg_token, self.decoder.mask_token, self.mask_token)
         for token in tokens:
             if token is not None:
                 nn.init.normal_(token, std=0.02)
@@ -230,6 +259,8 @@ def from_config(config: MAEConfig) -> MaskedAutoencoder:
         norm_pix=config.norm_pix,
         loss_on=config.loss_on,
         positions=config.positions,
+        mask_token=config.mask_token,
+        pca=config.pca.coefficients if config.pca is not None else None,
     )
 
 

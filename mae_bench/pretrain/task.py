@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from mae_bench.adapter import Batch, Metric, TrainedAdapter
 from mae_bench.errors import MaeBenchError
-from mae_bench.settings import HANDLING, RUNTIME, Count, Positive, Settings, TrainedConfig
+from mae_bench.settings import HANDLING, LATER, RUNTIME, Count, Positive, Settings, TrainedConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,12 +55,21 @@ class EncoderSettings(Settings):
 
 
 class DecoderSettings(Settings):
-    """The transformer that predicts the pixels; it is thrown away after pretraining."""
+    """The transformer that predicts the target; it is thrown away after pretraining."""
 
     dim: Count = 512
     depth: Count = 8
     heads: Count = 16
     mlp_ratio: Positive = 4.0
+
+
+class PCASettings(Settings):
+    """PCA coefficients of patches as the target (arXiv:2111.06377, Table 1d)."""
+
+    coefficients: Count = 96
+    """How many, the largest first."""
+    images: Count = 10_000
+    """Training images whose patches the components are found on; all, if there are fewer."""
 
 
 class MAEConfig(TrainedConfig):
@@ -76,9 +85,14 @@ class MAEConfig(TrainedConfig):
     masking: Literal["random", "block", "grid"] = "random"
     norm_pix: bool = True
     """Predict each patch normalised by its own mean and variance."""
+    pca: PCASettings | None = Field(None, json_schema_extra=LATER)
+    """Predict PCA coefficients of each patch instead of pixels; needs `norm_pix` false."""
     loss_on: Literal["masked", "all"] = "masked"
     positions: Literal["sincos", "learned"] = "sincos"
     """Position embeddings of encoder and decoder: fixed sine-cosine, or learned."""
+    mask_token: Literal["decoder", "encoder"] = Field("decoder", json_schema_extra=LATER)
+    """Where mask tokens stand for hidden patches. `encoder` (Table 1c): the encoder works on every place,
+    at several times the cost, and the decoder on what it gives."""
     evaluate_on: Literal["val", "train"] = Field("val", json_schema_extra=RUNTIME)
     """Images that the final loss is measured on, not augmented; `train` where there is no val split."""
     export_official: bool = Field(False, json_schema_extra=HANDLING)
@@ -96,6 +110,13 @@ class MAEConfig(TrainedConfig):
         if self.decoder.dim % self.decoder.heads:
             raise ValueError(
                 f"decoder.dim {self.decoder.dim} is not divisible by decoder.heads {self.decoder.heads}"
+            )
+        if self.pca is not None and self.norm_pix:
+            raise ValueError("pca is another target than normalised pixels; give norm_pix=false")
+        if self.export_official and (self.pca is not None or self.mask_token == "encoder"):
+            raise ValueError(
+                "facebookresearch/mae has no mask token in its encoder and predicts pixels; "
+                "give export_official=false"
             )
         if self.optim.layer_decay is not None:
             raise ValueError("optim.layer_decay is for fine-tuning; give null")
@@ -121,9 +142,13 @@ class MAEPretraining(TrainedAdapter[MAEConfig]):
 
     def model(self, backbone: Backbone | None, run: Run) -> nn.Module:
         """The autoencoder with fresh weights."""
+        from mae_bench.pretrain import principal
         from mae_bench.pretrain.model import from_config
 
-        return from_config(self.config)
+        model = from_config(self.config)
+        if model.pca is not None:
+            principal.find(model.pca.to(run.device), self.config, run, model.patch)
+        return model
 
     def train_set(self, run: Run) -> ImageDataset:
         """The training images; the images to evaluate on are opened too, so that a fault shows at once."""
