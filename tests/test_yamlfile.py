@@ -249,3 +249,16 @@ def test_dump_is_what_a_person_would_write() -> None:
         "notes:\n  - one thing\n  - 'off'\n"
         "lr: 0.0001\n"
     )
+
+
+# ---------------------------------------------------------------- two readers
+
+
+@pytest.mark.parametrize("folder", ["configs", "tables"])
+def test_both_readers_see_the_same(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = sorted((Path(__file__).parent.parent / folder).rglob("*.yaml"))
+    fast = [(d.values, d.origins) for d in map(yamlfile._load_one, files)]
+    monkeypatch.setattr(yamlfile, "_FastLoader", yamlfile._Loader)
+    slow = [(d.values, d.origins) for d in map(yamlfile._load_one, files)]
+    assert fast == slow
+    assert len(files) > 50
