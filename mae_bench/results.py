@@ -4,32 +4,38 @@ A run folder holds `result.json` if and only if the run finished. The file is on
 field by field by `Result`; its first key, ``schema``, is the version of this description. A field may be
 added without a new version; one that changes its meaning or goes away makes a new version.
 
-This module imports pandas only inside `load_results`, and torch never.
+This module imports no torch and no pandas; runs as a table of data are `mae_bench.exporting`'s.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from mae_bench.errors import MaeBenchError
 from mae_bench.files import write_atomic
 from mae_bench.settings import Count, NonNegative, Settings
 from mae_bench.validation import validate
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 SCHEMA = 1
 RESULT_FILE = "result.json"
 CONFIG_FILE = "config.yaml"
+
+NOT_RECORDED = "not recorded"
+"""What a text says that cannot be known, in the result of a run imported from elsewhere."""
+IMPORTED_KEY = "imported"
+"""Key of the deviation that such a run carries, so that no table takes it for comparable."""
 
 _Whole = Annotated[int, Field(ge=0)]
 
@@ -51,11 +57,13 @@ class DatasetRecord(Settings):
     name: str
     """Identity in tables, for example ``imagenet-1k``."""
     fingerprint: str
-    """Digest of file names, labels and class list of both splits."""
-    train_images: _Whole
+    """Digest of file names, labels and class list of both splits; begins with `NOT_RECORDED` where nobody
+    took it."""
+    train_images: _Whole | None
+    """Null where it is not known, as of a run imported from elsewhere; so too `classes`."""
     val_images: _Whole | None = None
     """Null for a task that is not measured on held-out images, such as pretraining."""
-    classes: _Whole
+    classes: _Whole | None
 
 
 class BackboneRecord(Settings):
@@ -66,9 +74,10 @@ class BackboneRecord(Settings):
     arch: str
     """Name of the architecture in timm."""
     digest: str
-    """SHA-256 of the weights as loaded, before any training."""
-    params: _Whole
-    """Number of weights of the backbone, heads left out."""
+    """SHA-256 of the weights as loaded, before any training; begins with `NOT_RECORDED` where nobody took
+    it."""
+    params: _Whole | None
+    """Number of weights of the backbone, heads left out; null where it is not known."""
     width: Count | None = None
     depth: _Whole | None = None
     """Number of blocks; 0 for a module of one's own that does not tell its blocks."""
@@ -112,7 +121,7 @@ class Result(Settings):
     backbone: BackboneRecord | None = None
     """Null for a task that needs none."""
     seed: _Whole
-    metrics: dict[str, float]
+    metrics: Annotated[dict[str, float], Field(min_length=1)]
     """Finite numbers, headline first; accuracies in percent."""
     units: dict[str, MetricRecord]
     """What each metric means."""
@@ -128,7 +137,7 @@ class Result(Settings):
     micro_batch: Count | None = None
     """Images in one forward pass of one process."""
     precision: str
-    """``bf16``, ``fp16`` or ``fp32``, as it was in fact."""
+    """``bf16``, ``fp16`` or ``fp32``, as it was in fact, or `NOT_RECORDED`."""
     hardware: dict[str, Any]
     """Device, its kind, number of processes, cores, threads, and the peak of memory in GiB: of tensors on a
     GPU, of the main process on a CPU."""
@@ -172,10 +181,20 @@ def write_json_atomic(path: str | os.PathLike[str], data: Any) -> Path:
             cannot be written.
     """
     try:
-        text = json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False)
+        text = json_text(data)
     except (TypeError, ValueError) as error:
         raise MaeBenchError(f"{os.fspath(path)} cannot be written as JSON: {error}") from error
-    return write_atomic(path, text + "\n")
+    return write_atomic(path, text)
+
+
+def json_text(data: Any) -> str:
+    """Plain values as the indented JSON of the files of a run.
+
+    Raises:
+        ValueError: they hold NaN or infinity.
+        TypeError: they hold something that JSON has no word for.
+    """
+    return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def write_result(folder: str | os.PathLike[str], result: Result) -> Path:
@@ -192,22 +211,51 @@ def read_result(path: str | os.PathLike[str]) -> Result:
     file = Path(path)
     if file.is_dir():
         file = file / RESULT_FILE
-    return _parse(file, _content(file))
+    return parse_result(str(file), _content(str(file)))
 
 
-def _content(file: Path) -> bytes:
+def _content(file: str) -> bytes:
     try:
-        return file.read_bytes()
+        with open(file, "rb", buffering=0, opener=_open_at_once) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise MaeBenchError(f"{file} cannot be read: it is not an ordinary file")
+            return stream.readall()
     except FileNotFoundError:
+        if os.path.islink(file):
+            raise MaeBenchError(f"{file} cannot be read: it is a link to nothing") from None
         raise MaeBenchError(f"{file}: there is no such file (a run writes it when it finishes)") from None
     except OSError as error:
         raise MaeBenchError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
-def _parse(file: Path, content: bytes) -> Result:
+def _open_at_once(path: str, flags: int) -> int:
+    # To open a named pipe would otherwise wait for somebody to write into it.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+# How the files begin that `write_result` writes.
+_OUR_HEAD = re.compile(rb'\s*\{\s*"schema"\s*:')
+
+
+def parse_result(file: str, content: bytes) -> Result:
+    """The result in `content`; `file` is for messages.
+
+    Nearly every file is read from its bytes at one go. One that cannot be read so is read again in steps,
+    of which each has its own message; the first way accepts nothing that the second does not.
+    """
+    if _OUR_HEAD.match(content):
+        try:
+            return Result.__pydantic_validator__.validate_json(content)
+        except ValidationError:
+            pass  # told below, in words
+    return _parse_in_steps(file, content)
+
+
+def _parse_in_steps(file: str, content: bytes) -> Result:
     try:
         values = json.loads(content)
-    except ValueError as error:
+        json.dumps(values, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise MaeBenchError(f"{file} is damaged, it is not complete JSON ({error})") from None
     version = values.get("schema") if isinstance(values, dict) else None
     if version is None:
@@ -260,117 +308,83 @@ def scan(runs_root: str | os.PathLike[str]) -> RunTree:
     root = Path(runs_root)
     tree = RunTree(root)
     seen: dict[bytes, str] = {}
-    for folder, finished in _run_folders(root):
-        name = folder.relative_to(root).as_posix()
-        file = folder / RESULT_FILE
-        if not finished:
-            tree.unfinished.append(name)
-            continue
-        try:
-            content = _content(file)
-            result = _parse(file, content)
-        except MaeBenchError as error:
-            tree.problems.append(str(error))
-            continue
-        first = seen.setdefault(hashlib.sha256(content).digest(), name)
-        if first != name:
-            tree.problems.append(f"{file} is a copy of {root / first / RESULT_FILE} and is not counted again")
-            continue
-        tree.runs.append(StoredRun(folder, name, result))
+    with collection_paused():
+        for name, finished in _run_folders(root, tree.problems):
+            shown = _printable(name) or "."
+            if not finished:
+                tree.unfinished.append(shown)
+                continue
+            file = os.path.join(root, name, RESULT_FILE)
+            try:
+                content = _content(file)
+                result = parse_result(file, content)
+            except MaeBenchError as error:
+                tree.problems.append(_printable(str(error)))
+                continue
+            digest = hashlib.sha256(content).digest()
+            if digest in seen:
+                copy = f"{file} is a copy of {root / seen[digest] / RESULT_FILE} and is not counted again"
+                tree.problems.append(_printable(copy))
+                continue
+            seen[digest] = shown
+            tree.runs.append(StoredRun(root / name, shown, result))
     return tree
 
 
-def _run_folders(root: Path) -> Iterator[tuple[Path, bool]]:
-    """Run folders below `root` and whether they finished, in the order of their names; links are followed."""
+def _run_folders(root: Path, problems: list[str]) -> Iterator[tuple[str, bool]]:
+    """Run folders below `root`, relative to it, and whether they finished, in the order of their names.
+
+    Links are followed, each folder once. One that cannot be looked into is named in `problems`.
+    """
     visited: set[tuple[int, int]] = set()
-    for at, folders, files in os.walk(root, followlinks=True):
-        status = os.stat(at)
+    waiting = [""]
+    while waiting:
+        name = waiting.pop()
+        at = os.path.join(root, name)
+        try:
+            status = os.stat(at)
+            with os.scandir(at) as found:
+                entries = list(found)
+        except FileNotFoundError:
+            continue  # no runs yet, or a folder that somebody removed meanwhile
+        except OSError as error:
+            problems.append(_printable(f"{at} cannot be searched: {error.strerror or error}"))
+            continue
         identity = (status.st_dev, status.st_ino)
         if identity in visited:  # a link to a folder above itself
-            folders.clear()
             continue
         visited.add(identity)
-        if RESULT_FILE in files or CONFIG_FILE in files:
-            folders.clear()
-            yield Path(at), RESULT_FILE in files
+        files = [entry.name for entry in entries if entry.name in (RESULT_FILE, CONFIG_FILE)]
+        if files:
+            yield name, RESULT_FILE in files
             continue
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = sorted(entry.name for entry in entries if entry.name[0] != "." and _is_folder(entry))
+        waiting += [f"{name}/{inner}" if name else inner for inner in reversed(below)]
 
 
-# ---------------------------------------------------------------- the tree as one table of data
-
-COLUMNS: dict[str, str] = {
-    "folder": "the run folder, relative to the runs root",
-    "task": "name of the task",
-    "recipe": "name of the recipe",
-    "recipe_hash": "digest of everything that decides what is computed",
-    "protocol": "recipe that holds the published protocol",
-    "deviations": "number of settings that depart from it",
-    "dataset": "name of the dataset",
-    "dataset_fingerprint": "digest of its content",
-    "train_images": "images in its training split",
-    "backbone": "the backbone as given; missing if the task needs none",
-    "arch": "architecture of the backbone",
-    "digest": "digest of the backbone's weights",
-    "params": "weights of the backbone",
-    "seed": "seed",
-    "selection": "how the reported number was chosen",
-    "steps": "optimiser steps",
-    "images_seen": "training images passed forward",
-    "epochs": "epochs",
-    "batch": "effective, global batch",
-    "precision": "bf16, fp16 or fp32",
-    "device": "name of the device",
-    "wall_clock_s": "seconds of work",
-    "started": "UTC",
-    "finished": "UTC",
-    "command": "the command line",
-}
-"""Columns of `load_results`. After them comes one column ``metric.NAME`` per metric of any run."""
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in circles
+        return False
 
 
-def load_results(runs_root: str | os.PathLike[str]) -> pd.DataFrame:
-    """All finished runs below `runs_root`, one row each, metrics as columns ``metric.NAME``.
-
-    The columns are those of `COLUMNS`, then the metrics in the order in which they are met; a run without a
-    metric has NaN there. ``frame.attrs["problems"]`` names the folders that were skipped, and why;
-    ``frame.attrs["unfinished"]`` the ones without a result yet.
-    """
-    import pandas as pd
-
-    tree = scan(runs_root)
-    rows = [_flat(run) for run in tree.runs]
-    metrics = dict.fromkeys(key for row in rows for key in row if key not in COLUMNS)
-    frame = pd.DataFrame(rows, columns=[*COLUMNS, *metrics])
-    # Counts may be missing; without this, pandas would turn a column of counts with one gap into floats.
-    for name in ("train_images", "params", "steps", "images_seen", "batch"):
-        frame[name] = frame[name].astype("Int64")
-    frame.attrs["problems"] = list(tree.problems)
-    frame.attrs["unfinished"] = list(tree.unfinished)
-    return frame
+def _printable(text: str) -> str:
+    """`text` with a question mark for what is not Unicode in it, as file names may hold."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _flat(run: StoredRun) -> dict[str, Any]:
-    result = run.result
-    backbone, dataset = result.backbone, result.dataset
-    row: dict[str, Any] = {name: getattr(result, name, None) for name in COLUMNS}
-    row |= {
-        "folder": run.name,
-        "deviations": len(result.deviations),
-        "dataset": dataset.name if dataset else None,
-        "dataset_fingerprint": dataset.fingerprint if dataset else None,
-        "train_images": dataset.train_images if dataset else None,
-        "backbone": backbone.spec if backbone else None,
-        "arch": backbone.arch if backbone else None,
-        "digest": backbone.digest if backbone else None,
-        "params": backbone.params if backbone else None,
-        "device": result.hardware.get("device"),
-        "command": _shell(result.command),
-    }
-    return row | {f"metric.{name}": value for name, value in result.metrics.items()}
-
-
-def _shell(command: Sequence[str]) -> str:
-    import shlex
-
-    return shlex.join(command)
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """No search for reference cycles meanwhile: results hold none, and many of them make it slow."""
+    searching = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if searching:
+            if not gc.get_freeze_count():
+                # All that was read counts as old from here on, or the next searches would go through it.
+                gc.freeze()
+                gc.unfreeze()
+            gc.enable()

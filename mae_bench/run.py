@@ -25,10 +25,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae_bench import recipe, screen, settings
+from mae_bench import recipe, screen, settings, tracking
 from mae_bench.errors import MaeBenchError
 from mae_bench.files import write_atomic
 from mae_bench.settings import TaskConfig
+from mae_bench.tracing import provenance
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from mae_bench.adapter import Adapter
     from mae_bench.backbones import Backbone
     from mae_bench.data import Samples
+    from mae_bench.outcomes import Saved
     from mae_bench.results import Result
 
 
@@ -77,7 +79,9 @@ class Run:
         self.data_root = data_root
         self.runs_root = runs_root
         self._facts: dict[str, Any] = {}
+        self._outcomes: Mapping[str, Saved] = {}
         self._started = time.time()
+        self._mirror = tracking.Mirror(folder, self.config) if self.config.wandb is not None else None
         self._lock: int | None = None
 
     # ------------------------------------------------------------ processes and device
@@ -88,20 +92,7 @@ class Run:
         import torch
         from accelerate import Accelerator
 
-        trackers = None
-        if self.config.wandb is not None:
-            _need_wandb()
-            trackers = ["wandb"]
-        accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=trackers)
-        if self.config.wandb is not None:
-            options = {"name": f"{self.config.recipe}/{self.folder.name}", "dir": str(self.folder)}
-            options |= {"mode": self.config.wandb.mode}
-            if self.config.wandb.entity is not None:
-                options["entity"] = self.config.wandb.entity
-            accelerator.init_trackers(
-                self.config.wandb.project, config=settings.plain(self.config), init_kwargs={"wandb": options}
-            )
-        return accelerator
+        return Accelerator(cpu=not torch.cuda.is_available())
 
     @property
     def device(self) -> torch.device:
@@ -236,14 +227,13 @@ class Run:
     # ------------------------------------------------------------ the record
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line to `metrics.jsonl` and tell the tracker, if there is one."""
+        """Append one line to `metrics.jsonl` and tell the mirror, if there is one."""
         if not self.is_main:
             return
         with (self.folder / "metrics.jsonl").open("a") as lines:
             lines.write(json.dumps({"step": step, **values}) + "\n")
-        if self.config.wandb is not None:
-            flat = {key.replace(".", "/"): value for key, value in settings.flatten(values).items()}
-            self.accelerator.log(flat, step=step)
+        if self._mirror is not None:
+            self._mirror.log(step, values)
 
     def rewind_log(self, step: int) -> None:
         """Forget what was logged after `step`, and evaluations at it, for they are about to be done again."""
@@ -275,6 +265,13 @@ class Run:
             )
         _merge(self._facts, facts)
 
+    def keep(self, outcomes: Mapping[str, Saved]) -> None:
+        """Have what came of every sample written beside the result (`mae_bench.outcomes`), by set of samples.
+
+        The main process's, and the latest, as of the evaluation that is reported.
+        """
+        self._outcomes = outcomes
+
     def note_unreadable(self, images: Samples) -> None:
         """Name the unreadable images that a neighbour stood in for, on screen and in the result."""
         bad = images.bad_images()
@@ -287,7 +284,8 @@ class Run:
         return self._facts[name]
 
     def finish(self, metrics: Mapping[str, float]) -> Result:
-        """Write `result.json`: from now on the run is finished."""
+        """Write `outcomes.npz`, if any were kept, and `result.json`: from now on the run is finished."""
+        from mae_bench.outcomes import write
         from mae_bench.results import Result, write_result
 
         missing = [
@@ -304,13 +302,21 @@ class Run:
             )
         result = Result.model_validate(self._result_values(metrics))
         if self.is_main:
+            if self._outcomes:
+                write(self.folder, self._outcomes)
             write_result(self.folder, result)
-            if self.config.wandb is not None:
-                self.accelerator.log({f"final/{name}": value for name, value in metrics.items()})
-        if self.config.wandb is not None:
-            self.accelerator.end_training()
-        self.barrier()
+        self.barrier()  # before the mirror, for which the others need not wait
+        if self.is_main and self._mirror is not None:
+            self._mirror.finish(result, self._pictures)
         return result
+
+    def _pictures(self) -> list[str]:
+        """Draw what the task draws of a finished run, on this process alone."""
+        from mae_bench.adapter import Adapter
+
+        if type(self.adapter).visualize is Adapter.visualize:
+            return []
+        return self.adapter.visualize(self, [], tracking.PICTURES)
 
     def _result_values(self, metrics: Mapping[str, float]) -> dict[str, Any]:
         published = recipe.published(self.config)
@@ -341,7 +347,7 @@ class Run:
                 if name in known
             },
             "precision": self.precision,
-            "hardware": self._hardware(),
+            "hardware": self.hardware(),
             "wall_clock_s": round(time.time() - self._started, 1),
             "versions": versions(),
             "started": _iso(self._started),
@@ -351,7 +357,8 @@ class Run:
         _merge(values, self._facts)
         return values
 
-    def _hardware(self) -> dict[str, Any]:
+    def hardware(self) -> dict[str, Any]:
+        """What the run is computed on, as `result.json` says it."""
         import torch
 
         on_gpu = self.device.type == "cuda"
@@ -386,6 +393,9 @@ class Run:
         """
         from mae_bench.results import read_result
 
+        if self.config.wandb is not None:
+            tracking.need_wandb()
+        provenance.code()  # read now: the files may be edited before a long run ends
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with self.main_first():
             if self.is_main:
@@ -444,7 +454,9 @@ class Run:
             shutil.rmtree(self.folder)
 
     def close(self) -> None:
-        """Give the folder back."""
+        """Give the folder back, and leave the mirror of a run that did not finish."""
+        if self._mirror is not None:
+            self._mirror.close(failed=True)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -485,16 +497,9 @@ def _cpu_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of what the numbers depend on; of this code also a digest of its sources, and its commit."""
     names = ["mae-bench", "torch", "torchvision", "timm", "accelerate", "faster-coco-eval", "numpy", "pillow"]
     found = {"python": platform.python_version()}
     for name in names:
         found[name] = metadata.version(name)
-    return found
-
-
-def _need_wandb() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("wandb") is None:
-        raise MaeBenchError("wandb is asked for but not installed: pip install 'mae-bench[wandb]'")
+    return found | provenance.code()
