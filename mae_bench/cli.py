@@ -265,6 +265,50 @@ def demo(
         typer.echo(path)
 
 
+@app.command()
+def suite(
+    listed: Annotated[
+        str, typer.Argument(metavar="LIST", help="A name (`list suites`), or the path of a list of runs.")
+    ],
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backbone",
+            metavar="SPEC",
+            help="For the runs that name none, as `run` takes it; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+    runs: Runs = None,
+    seed: Seed = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds",
+            metavar="N",
+            min=1,
+            help="N seeds, from --seed on, of each run that names none.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is done and what is to do; run nothing.")
+    ] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going/--stop", help="Whether others go on after one that failed.")
+    ] = True,
+) -> None:
+    """Make the runs of a list, one after the other; the same command goes on. Status 1 if one failed."""
+    from mae_bench import api
+
+    how: dict[str, Any] = {"data_root": data_root, "runs_root": runs, "seed": seed, "seeds": seeds}
+    report = api.suite(listed, backbone or (), dry_run=dry_run, keep_going=keep_going, **how)
+    typer.echo(report.as_text())
+    if not report.ok:
+        raise typer.Exit(1)
+
+
 cli_results.add_to(app)
 app.add_typer(cli_data.app, name="data")
 

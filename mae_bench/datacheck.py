@@ -120,7 +120,15 @@ class Fingerprint:
 
 def fingerprint(task: str, overrides: Sequence[str], places: Roots) -> Fingerprint:
     """The digest of a task's data; see `mae_bench.api.data_fingerprint`."""
-    survey = _survey(_opened(task, overrides, places), places)
+    return fingerprint_of(_survey(_opened(task, overrides, places), places), task)
+
+
+def fingerprint_of(survey: Survey, task: str) -> Fingerprint:
+    """The digest of data that was surveyed; `task` is what messages call it.
+
+    Raises:
+        MaeBenchError: not all of the data could be opened.
+    """
     if survey.fingerprint is None:
         faults = "; ".join(f"{finding.where}: {finding.message}" for finding in survey.findings[:3])
         raise MaeBenchError(

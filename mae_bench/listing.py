@@ -56,6 +56,12 @@ def _tables() -> list[Item]:
     return [Item(name=name, about=title, needs="") for name, title in layouts.list_tables().items()]
 
 
+def _suites() -> list[Item]:
+    return [
+        Item(name=name, about=resources.summary(path), needs="") for name, path in resources.suites().items()
+    ]
+
+
 def _aliases() -> list[Item]:
     items = []
     for name, path in resources.backbones().items():
@@ -70,12 +76,13 @@ _SHELVES: dict[str, dict[str, Callable[[], list[Item]]]] = {
     "recipes": {"recipes": _recipes},
     "backbones": {"backbones": lambda: _catalogue(registry.backbone_sources()), "aliases": _aliases},
     "tables": {"tables": _tables},
+    "suites": {"suites": _suites},
 }
 """What `list` can show alone -> heading -> what stands below it."""
 
 
 def collect(shelf: str | None = None) -> dict[str, list[Item]]:
-    """Heading -> items of every shelf, or of one: ``adapters``, ``recipes``, ``backbones``, ``tables``.
+    """Heading -> items of every shelf, or of one, by its name in `Shelf`.
 
     With the sources of backbones (``backbones``) go the ones that have a name of their own (``aliases``).
     """

@@ -19,7 +19,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def configs_dir() -> Path:
-    """The folder of recipes and names: `pretrain/`, `tasks/`, `demo/`, `backbones/`, `datasets/`."""
+    """The folder of recipes, names, facts about data, and lists of runs."""
     return _folder("configs")
 
 
@@ -74,6 +74,11 @@ def backbones() -> dict[str, Path]:
 def datasets() -> dict[str, Path]:
     """Name -> file of the datasets that something is known of, sorted (`mae_bench.datasets`)."""
     return _yaml_files(configs_dir() / "datasets")
+
+
+def suites() -> dict[str, Path]:
+    """Name -> file of the lists of runs that have a name, sorted (`mae_bench.runlist`)."""
+    return _yaml_files(configs_dir() / "suites")
 
 
 def _yaml_files(folder: Path) -> dict[str, Path]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mae_bench.backbones import Backbone
     from mae_bench.demo import DemoReport
     from mae_bench.results import Result
+    from mae_bench.suite import SuiteReport
 
 
 def pretrain(
@@ -147,6 +148,48 @@ def run_seeds(
         )
 
     return several.one_after_the_other(first, seeds, name, one)
+
+
+def suite(
+    listed: PathLike,
+    backbones: Sequence[str] = (),
+    *,
+    data_root: PathLike | None = None,
+    runs_root: PathLike | None = None,
+    seed: int | None = None,
+    seeds: int | None = None,
+    dry_run: bool = False,
+    keep_going: bool = True,
+) -> SuiteReport:
+    """Make the runs of a list one after the other: each resumed, found finished or made, as by itself.
+
+    Args:
+        listed: a name (``paper``, ``frozen``, ...), or the path of a YAML file (docs/suite.md).
+        backbones: for the entries that name none; each of them makes a run of every such entry.
+        seed: the first seed of entries that name none; None: the recipe's.
+        seeds: how many, counted on from there; None: one.
+        dry_run: plan only.
+        keep_going: after a run that failed, go on with the others.
+
+    Returns:
+        What became of each run; its ``ok`` says whether none failed.
+
+    Raises:
+        MaeBenchError: before anything starts, one line for each entry that could not run.
+    """
+    from mae_bench.suite import suite as carry_out
+
+    places = roots.find(data_root, runs_root)
+    return carry_out(
+        listed,
+        backbones,
+        places,
+        data_root=data_root,
+        seed=seed,
+        seeds=seeds,
+        dry_run=dry_run,
+        keep_going=keep_going,
+    )
 
 
 def check(
