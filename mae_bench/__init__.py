@@ -1,7 +1,7 @@
 """Pretrain masked autoencoders and measure how vision backbones transfer.
 
 The verbs of the command line are functions here: `pretrain`, `run`, `check`, `visualize`, `judge`, `table`,
-`figure`, `demo`; `run_seeds` and `pretrain_seeds` do several seeds; `data_check`, `data_where`,
+`figure`, `compare`, `demo`; `run_seeds` and `pretrain_seeds` do several seeds; `data_check`, `data_where`,
 `data_fingerprint` and `data_corrupt` are about data; `load_backbone` and `load_results` give
 what runs are made of and what they left. They are imported when first used, so that ``import mae_bench``
 costs nothing and imports no torch.
@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mae_bench.api import (
+        all_tables,
+        audit,
         check,
+        compare,
         data_check,
         data_corrupt,
         data_fingerprint,
@@ -23,25 +26,35 @@ if TYPE_CHECKING:
         demo,
         draw_classes,
         draw_curves,
+        export_results,
         figure,
+        import_wandb,
         judge,
         load_backbone,
         load_results,
         pretrain,
         pretrain_seeds,
+        push_table,
+        report,
         run,
         run_seeds,
+        suite,
         table,
         visualize,
     )
     from mae_bench.errors import MaeBenchError
+    from mae_bench.views import View
 
     __version__: str
 
 __all__ = [
     "MaeBenchError",
+    "View",
     "__version__",
+    "all_tables",
+    "audit",
     "check",
+    "compare",
     "data_check",
     "data_corrupt",
     "data_fingerprint",
@@ -49,14 +62,19 @@ __all__ = [
     "demo",
     "draw_classes",
     "draw_curves",
+    "export_results",
     "figure",
+    "import_wandb",
     "judge",
     "load_backbone",
     "load_results",
     "pretrain",
     "pretrain_seeds",
+    "push_table",
+    "report",
     "run",
     "run_seeds",
+    "suite",
     "table",
     "visualize",
 ]
@@ -84,6 +102,10 @@ def __getattr__(name: str) -> Any:
         from mae_bench.errors import MaeBenchError
 
         return MaeBenchError
+    if name == "View":
+        from mae_bench.views import View
+
+        return View
     if name in __all__:
         from mae_bench import api
 

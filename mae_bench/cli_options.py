@@ -15,6 +15,7 @@ class Shelf(StrEnum):
     recipes = "recipes"
     backbones = "backbones"
     tables = "tables"
+    suites = "suites"
 
 
 class Format(StrEnum):

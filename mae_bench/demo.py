@@ -46,6 +46,7 @@ class DemoReport:
     """All tables, one below the other."""
     results: list[Result]
     pictures: list[str]
+    """Pictures, a figure, and the page that holds everything."""
     seconds: float
 
 
@@ -87,7 +88,9 @@ def demo(
         if result.recipe in DENSE and result.backbone is not None and result.backbone.spec == f"run:{folder}":
             assert result.folder is not None  # `api.run` says where the run is
             pictures += api.visualize(result.folder, count=6, data_root=data_root)
-    pictures.append(api.figure(TABLE, Path(runs_root) / "demo" / f"{TABLE}.png", runs_root=runs_root))
+    place = Path(runs_root) / "demo"
+    pictures.append(api.figure(TABLE, place / f"{TABLE}.png", runs_root=runs_root))
+    pictures.append(api.report(place / "report.html", runs_root=runs_root))
     return DemoReport(
         table="\n".join(api.table(name, runs_root=runs_root, format=format) for name in TABLES),
         results=results,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from mae_bench.results import DeviationRecord
+from mae_bench.results import IMPORTED_KEY, DeviationRecord
 
 DATASET_KEY = "data.name"
 # The adapter: what else computes the same task is another engine.
@@ -93,6 +93,35 @@ _VALUES = {
     "data.interpolation": "interpolation",
     "data.evaluation.resize": "evaluation resize",
     "data.max_bad_images": "unreadable images allowed",
+    "data.augment.scale": "scale of pictures",
+    "data.augment.photometric": "photometric distortion",
+    "data.evaluation.mode": "evaluation",
+    "data.evaluation.base": "size at evaluation",
+    "data.evaluation.short_edge": "short edge at evaluation",
+    "data.evaluation.long_edge": "long edge at evaluation",
+    "data.evaluation.scales": "scales at evaluation",
+    "data.evaluation.stride": "stride of windows at evaluation",
+    "data.evaluation.flip": "mirrored pictures at evaluation",
+    "evaluate_on": "split evaluated",
+    "model.head": "head",
+    "model.heads.cascade": "cascade",
+    "model.freeze": "frozen backbone",
+    "model.blocks": "blocks of the maps",
+    "model.pyramid.kind": "feature pyramid",
+    "model.attention.window": "attention window",
+    "model.attention.global_blocks": "blocks of global attention",
+    "model.attention.relative_positions": "relative positions",
+    "model.relative_positions": "relative positions",
+    "model.layer_scale": "LayerScale",
+    "model.dropout": "dropout",
+    "optim.milestones": "steps of the schedule",
+    "mask_ratio": "masking ratio",
+    "masking": "sampling of the mask",
+    "mask_token": "mask token in",
+    "loss_on": "loss on",
+    "norm_pix": "normalised pixels",
+    "decoder.depth": "decoder depth",
+    "decoder.dim": "decoder width",
 }
 
 # Sections that are there or not: "no random erasing".
@@ -153,6 +182,8 @@ def settings(values: Mapping[str, Any]) -> list[str]:
 def _setting(key: str, value: Any) -> str:
     if key == SUBSET_KEY:
         return str(value)
+    if key == IMPORTED_KEY:
+        return "run by mae-bench" if value is None else str(value)
     if key == DATASET_KEY:
         return f"on {dataset(value)}"
     if key == TASK_KEY:
@@ -257,6 +288,8 @@ def _phrase(key: str, published: Any, ours: Any) -> str:
         return f"on {dataset(ours)}, not {dataset(published)}"
     if key == TASK_KEY:
         return f"engine {_engine(ours)}, not {_engine(published)}"
+    if key == IMPORTED_KEY:
+        return f"{ours}, where other settings are not recorded"
     if key in _COUNTS and ours is not None:
         if fewer:
             return f"{show(ours)} of {show(published)} {_COUNTS[key]}"

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from mae_bench import extended_layouts, resources, yamlfile
 from mae_bench.errors import MaeBenchError, near
+from mae_bench.hyperparameters import HyperParameters
 from mae_bench.settings import Settings
 from mae_bench.validation import validate
 
@@ -49,9 +50,9 @@ class RowProtocol(Settings):
 
     epochs: Annotated[float, Field(gt=0)] | None = None
     batch: Annotated[int, Field(ge=1)] | None = None
-    image_size: Annotated[int, Field(ge=1)] | Annotated[list[int], Field(min_length=2, max_length=2)] | None = (
-        None
-    )
+    image_size: (
+        Annotated[int, Field(ge=1)] | Annotated[list[int], Field(min_length=2, max_length=2)] | None
+    ) = None
     """Pixels of a side, or height and width."""
     data: str | None = None
     """What it was trained and judged on."""
@@ -152,8 +153,8 @@ class Layout(Settings):
     selection: str | None = None
     """How the published numbers were chosen, as `selection` of `result.json` says it, or a pattern with
     ``*``; a run of ours that chose otherwise carries a footnote."""
-    settings: dict[str, Any] | None = None
-    """For a table whose rows are settings of recipes (`mae_bench.hyperparameters`)."""
+    settings: HyperParameters | None = None
+    """For a table whose rows are settings, and whose columns of ours are recipes."""
     notes: list[str] = Field(default_factory=list)
     figure: FigureSettings | None = None
 
@@ -225,6 +226,8 @@ def _faults(layout: Layout) -> list[str]:
             faults.append(f"ours.{i}: give exactly one of column and axis")
         if rule.column is not None and rule.column not in columns:
             faults.append(f"ours.{i}: no column '{rule.column}'{near(rule.column, columns)}")
+    if layout.settings is not None:
+        faults += layout.settings.faults(columns, [row.name for row in layout.published])
     drawn = layout.figure is not None or any(rule.axis is not None for rule in layout.ours)
     if drawn:
         faults += [f"columns: '{c.key}' needs an x for the axis" for c in layout.columns if c.x is None]

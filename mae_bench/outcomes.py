@@ -254,8 +254,10 @@ def read(folder: Path, kinds: Sequence[type[Saved]] = (Hits,)) -> dict[str, Save
             for number, entry in enumerate(contents["sets"])
         }
     except (
-        OSError, EOFError, KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile, zlib.error
+        OSError, EOFError, LookupError, TypeError, AttributeError, ValueError, RuntimeError,
+        zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
+        # RuntimeError: of damaged flags zipfile says that they ask for a password or another compression.
         raise MaeBenchError(
             f"{path} is damaged ({error}); copy it again, or run again with --force"
         ) from error

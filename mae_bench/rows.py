@@ -6,19 +6,16 @@ seeds. Whatever differs in anything else gets a row of its own, with the differe
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel
-
 from mae_bench import departures
+from mae_bench.conditions import RunIndex, lookup, matches
 from mae_bench.layouts import Layout, Rule
 from mae_bench.results import Result, StoredRun
+from mae_bench.row_names import filled, row_name, short_backbone, variables
 
 _SHORT = 8
 
@@ -46,7 +43,10 @@ class Group:
 
     @property
     def values(self) -> list[float]:
-        return [run.result.metrics[self.metric] for run in self.runs]
+        found = [number(run.result, self.metric) for run in self.runs]
+        values = [value for value in found if value is not None]
+        # What is known of the backbone is one number, however many runs show it.
+        return list(dict.fromkeys(values)) if "." in self.metric else values
 
     @property
     def skip(self) -> set[str]:
@@ -57,6 +57,8 @@ class Group:
 class OurRow:
     """One row of ours: its name and, per column, the runs behind the cell."""
 
+    name: str
+    """What it shares with the rows of other recipes."""
     label: str
     groups: Mapping[str, Group]
 
@@ -68,9 +70,15 @@ class OurRows:
     """Runs of a task of this table that no column takes."""
 
 
-def our_rows(layout: Layout, runs: Iterable[StoredRun]) -> OurRows:
-    """Sort runs into rows and cells by the rules of the layout."""
-    groups, without_column = _groups(layout, runs)
+def our_rows(
+    layout: Layout, runs: RunIndex | Iterable[StoredRun], keep: Callable[[Result], bool] | None = None
+) -> OurRows:
+    """Sort runs into rows and cells by the rules of the layout.
+
+    Args:
+        keep: which runs may stand in the table; None: all.
+    """
+    groups, without_column = _groups(layout, RunIndex.of(runs), keep)
     named: dict[str, dict[str, list[Group]]] = defaultdict(lambda: defaultdict(list))
     for group in groups:
         weights = identity(group.result) if layout.rows == "weights" else ""
@@ -88,31 +96,65 @@ def our_rows(layout: Layout, runs: Iterable[StoredRun]) -> OurRows:
 # ---------------------------------------------------------------- runs into groups
 
 
-def _groups(layout: Layout, runs: Iterable[StoredRun]) -> tuple[list[Group], list[StoredRun]]:
-    alike: dict[tuple[Any, ...], list[StoredRun]] = defaultdict(list)
-    without_column = []
-    tasks = {rule.task for rule in layout.ours}
-    for run in runs:
-        if run.result.task not in tasks or not matches(run.result, layout.runs):
+def _groups(
+    layout: Layout, index: RunIndex, keep: Callable[[Result], bool] | None
+) -> tuple[list[Group], list[StoredRun]]:
+    # Runs that answer alike to all that the layout asks have the same places, and the same name.
+    places_of: dict[tuple[Any, ...], list[_Place] | None] = {}
+    names_of: dict[tuple[Any, ...], str] = {}
+    taken: list[tuple[int, StoredRun, list[_Place], str]] = []
+    tasks = [rule.task for rule in layout.ours]
+    for run, asked, called in index.answers(tasks, _place_paths(layout), _name_paths(layout)):
+        if asked not in places_of:
+            ours = matches(run.result, layout.runs)
+            places_of[asked] = _places(layout, run.result) if ours else None
+        places = places_of[asked]
+        if places is None or (keep is not None and not keep(run.result)):
             continue
-        places = _places(layout, run.result)
+        if called not in names_of:
+            names_of[called] = row_name(layout, run.result)
+        taken.append((index.place(run), run, places, names_of[called]))
+    alike: dict[tuple[_Place, str, tuple[str, str, str]], list[StoredRun]] = defaultdict(list)
+    without_column = []
+    for _, run, places, name in sorted(taken, key=lambda entry: entry[0]):
         if not places:
             without_column.append(run)
-            continue
-        result = run.result
-        data = result.dataset.fingerprint if result.dataset else ""
-        name = row_name(layout, result)
+        same = _sameness(run.result)
         for place in places:
-            alike[*place, name, result.recipe_hash, identity(result), data].append(run)
+            alike[place, name, same].append(run)
     groups = []
-    for (column, metric, axis, protocol, caveat, *_), members in alike.items():
+    for (place, *_), members in alike.items():
         by_seed: dict[int, list[StoredRun]] = defaultdict(list)
         for run in sorted(members, key=lambda run: (run.result.finished, run.name)):
             by_seed[run.result.seed].append(run)
         latest = tuple(by_seed[seed][-1] for seed in sorted(by_seed))
         earlier = tuple(run for seed in sorted(by_seed) for run in by_seed[seed][:-1])
-        groups.append(Group(column, metric, axis, protocol, caveat, latest, earlier))
+        groups.append(Group(*place, latest, earlier))
     return groups, without_column
+
+
+def _sameness(result: Result) -> tuple[str, str, str]:
+    """What runs that share a cell have in common, apart from their place: recipe, weights, data."""
+    return result.recipe_hash, identity(result), result.dataset.fingerprint if result.dataset else ""
+
+
+def _place_paths(layout: Layout) -> list[str]:
+    """Every dotted path of a result on which it depends where a run stands in this layout."""
+    paths = [*layout.runs]
+    for rule in layout.ours:
+        paths += rule.where
+        paths += [_axis_path(rule.axis)] if rule.axis is not None else []
+        paths += [rule.metric] if rule.metric is not None and "." in rule.metric else []
+        paths += variables(rule.caveat or "")
+    return list(dict.fromkeys(paths))
+
+
+def _name_paths(layout: Layout) -> list[str]:
+    """Every dotted path of a result on which the name of its row depends."""
+    paths = ["backbone.spec"]
+    for entry in layout.names:
+        paths += [*entry.where, *variables(entry.name)]
+    return list(dict.fromkeys(paths))
 
 
 # Column, metric, axis key, protocol and caveat.
@@ -127,41 +169,27 @@ def _places(layout: Layout, result: Result) -> list[_Place]:
         if metric in found or rule.task != result.task or not matches(result, rule.where):
             continue
         column = rule.column if rule.column is not None else _column_at(layout, rule, result)
-        if column is not None and metric in result.metrics:
-            found[metric] = (column, metric, rule.axis, rule.protocol, rule.caveat)
+        if column is not None and number(result, metric) is not None:
+            caveat = rule.caveat and filled(rule.caveat, result)
+            found[metric] = (column, metric, rule.axis, rule.protocol, caveat)
     return list(found.values())
 
 
 def _column_at(layout: Layout, rule: Rule, result: Result) -> str | None:
-    at = lookup(result, f"config.{rule.axis}")
-    return next((column.key for column in layout.columns if column.x == at), None)
+    at = lookup(result, _axis_path(str(rule.axis)))
+    columns = (column for column in layout.columns if rule.group is None or column.group == rule.group)
+    return next((column.key for column in columns if column.x == at), None)
 
 
-def matches(result: Result, where: Mapping[str, Any]) -> bool:
-    """Whether every dotted path of the result has the value, or fits the pattern, asked for."""
-    return all(_fits(lookup(result, path), wanted) for path, wanted in where.items())
+def _axis_path(axis: str) -> str:
+    """Where the value of an axis stands in a result: in the configuration, or among facts of the backbone."""
+    return axis if axis.startswith("backbone.") else f"config.{axis}"
 
 
-def _fits(value: Any, wanted: Any) -> bool:
-    if isinstance(wanted, list):
-        return any(_fits(value, one) for one in wanted)
-    if isinstance(wanted, str) and value is not None:
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        return fnmatchcase(text, wanted)
-    return bool(value == wanted)
-
-
-def lookup(result: Result, path: str) -> Any:
-    """The value at a dotted path of a result; None if there is none."""
-    value: Any = result
-    for part in path.split("."):
-        if isinstance(value, BaseModel):
-            value = getattr(value, part, None)
-        elif isinstance(value, Mapping):
-            value = value.get(part)
-        else:
-            return None
-    return value
+def number(result: Result, metric: str) -> float | None:
+    """The number of a rule's `metric`: one of the metrics or, with a dot in it, a path of the result."""
+    value = lookup(result, metric) if "." in metric else result.metrics.get(metric)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def identity(result: Result) -> str:
@@ -184,15 +212,16 @@ def recipe_name(result: Result) -> str:
 
 def reference_recipes(groups: Sequence[Group]) -> dict[str, Group]:
     """Column -> a group of the recipe that most of its cells follow (then: fewest departures, newest)."""
+    by_column: dict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        by_column[group.column].append(group)
     references = {}
-    for column in dict.fromkeys(group.column for group in groups):
-        here = [group for group in groups if group.column == column]
-        counts: dict[str, int] = defaultdict(int)
-        for group in here:
-            counts[group.result.recipe_hash] += 1
+    for column, here in by_column.items():
+        counts = Counter(group.result.recipe_hash for group in here)
         newest_first = sorted(here, key=lambda group: group.result.finished, reverse=True)
         references[column] = min(
-            newest_first, key=lambda group: (-counts[group.result.recipe_hash], len(group.result.deviations))
+            newest_first,
+            key=lambda group: (-counts[group.result.recipe_hash], len(group.result.deviations)),
         )
     return references
 
@@ -214,9 +243,11 @@ def _references(groups: Sequence[Group]) -> dict[tuple[_Kind, str], Group]:
 
     Departures from two protocols say nothing of how two runs differ.
     """
+    by_kind: dict[_Kind, list[Group]] = defaultdict(list)
+    for group in groups:
+        by_kind[_kind(group)].append(group)
     found: dict[tuple[_Kind, str], Group] = {}
-    for kind in dict.fromkeys(map(_kind, groups)):
-        alike = [group for group in groups if _kind(group) == kind]
+    for kind, alike in by_kind.items():
         found |= {(kind, column): group for column, group in reference_recipes(alike).items()}
     return found
 
@@ -236,7 +267,8 @@ def _lines(label: str, groups: list[Group], references: Mapping[tuple[_Kind, str
             for group, more in zip(rivals, _told_apart(rivals), strict=True):
                 lines[*words, *more][column] = group
     return [
-        OurRow(", ".join([label, *words]), lines[words]) for words in sorted(lines, key=lambda w: (len(w), w))
+        OurRow(label, ", ".join([label, *words]), lines[words])
+        for words in sorted(lines, key=lambda w: (len(w), w))
     ]
 
 
@@ -304,35 +336,3 @@ def _shortened(digests: Iterable[str]) -> dict[str, str]:
     while len({digest[:length] for digest in whole}) < len(whole):
         length += _SHORT
     return {digest: digest[:length] for digest in whole}
-
-
-# ---------------------------------------------------------------- names
-
-
-def row_name(layout: Layout, result: Result) -> str:
-    """The name of a run's row by the layout's `names`; else its backbone, shortened."""
-    for entry in layout.names:
-        if matches(result, entry.where):
-            return re.sub(r"\{([^{}]+)\}", lambda found: _filled(found[1], result), entry.name)
-    return short_backbone(result)
-
-
-def _filled(variable: str, result: Result) -> str:
-    if variable == "backbone":
-        return short_backbone(result)
-    if variable == "tag":
-        spec = result.backbone.spec if result.backbone else ""
-        return spec.rpartition(".")[2]
-    value = lookup(result, variable)
-    return "?" if value is None else departures.show(value)
-
-
-def short_backbone(result: Result) -> str:
-    """The backbone as given, a path in it cut to its last two parts; ``scratch`` if there is none."""
-    if result.backbone is None:
-        return "scratch"
-    kind, colon, rest = result.backbone.spec.partition(":")
-    if not colon or kind not in ("run", "file"):
-        return result.backbone.spec
-    path, mark, query = rest.partition("?")
-    return f"{kind}:{'/'.join(PurePosixPath(path).parts[-2:])}{mark}{query}"

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from mae_bench import api, cli
 from mae_bench.errors import MaeBenchError
+from mae_bench.views import View
 from tests.launch import environment
 
 HEAVY = {"torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "matplotlib", "PIL"}
@@ -120,6 +121,7 @@ def test_list_as_json_is_for_programs(tmp_path: Path) -> None:
         "aliases",
         "capabilities",
         "tables",
+        "suites",
         "problems",
     ]
     assert listing["problems"] == []
@@ -213,7 +215,7 @@ def test_the_verbs_that_answer(calls: list[Any]) -> None:
          {"engine": None, "report": "r.json", "data_root": None, "runs_root": None}),
         ("visualize", ("runs/x", ["one.png"], 3), {"data_root": None}),
         ("judge", ("runs/y",), {"data_root": None}),
-        ("table", ("mae-table3",), {"runs_root": "r", "format": "csv"}),
+        ("table", ("mae-table3",), {"runs_root": "r", "format": "csv", "view": View([]), "output": None}),
         ("demo", (), {"data_root": None, "runs_root": None, "format": "terminal", "engines": False}),
     ]  # fmt: skip
 

@@ -22,8 +22,10 @@ from pydantic import BaseModel
 from timm.models import _builder as timm_builder
 from typer.testing import CliRunner
 
-from mae_bench import api, cli, layouts, recipe, registry, resources, settings, yamlfile
+from mae_bench import api, cli, layouts, recipe, registry, resources, runlist, settings, yamlfile
 from mae_bench.backbones import load_backbone
+from mae_bench.suite import SuiteReport
+from mae_bench.tracing.findings import Audit
 from tests.launch import ROOT
 from tests.plugins import Site
 
@@ -86,7 +88,9 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 YAML = [block for block in BLOCKS if block.language == "yaml"]
 LAYOUTS = [block for block in YAML if (block.file or "").endswith("-table.yaml")]
-RECIPES = [block for block in YAML if block not in LAYOUTS]
+SUITES = [block for block in YAML if (block.file or "").endswith("-suite.yaml")]
+MAPPINGS = [block for block in YAML if block.file == "mapping.yaml"]
+RECIPES = [block for block in YAML if block not in [*LAYOUTS, *SUITES, *MAPPINGS]]
 
 
 def of(blocks: list[Block]) -> list[Any]:
@@ -243,6 +247,14 @@ def test_layouts_are_valid(block: Block, workplace: Path) -> None:
     assert layouts.load_layout(workplace / block.file).ours
 
 
+@pytest.mark.parametrize("block", of(SUITES))
+def test_lists_of_runs_are_valid(block: Block, workplace: Path) -> None:
+    assert block.file is not None
+    for entry in runlist.read(workplace / block.file).entries:
+        kind: Any = "tasks" if entry.task is not None else "pretrain"
+        recipe.resolve(entry.what, entry.overrides, kind=kind, engine=entry.engine)
+
+
 def shell_lines(block: Block) -> Iterator[str]:
     for line in block.text.replace("\\\n", " ").splitlines():
         if block.language == "console":
@@ -304,9 +316,13 @@ class Calls:
             self.last = name, signature.bind(*args, **kwargs)
             if name == "demo":
                 return type("Report", (), {"table": "", "pictures": []})
-            if name in ("data_check", "data_fingerprint"):
+            if name in ("data_check", "data_fingerprint", "import_wandb"):
                 told = {"ok": True, "as_text": lambda _: "", "as_json": lambda _: ""}
                 return type("Report", (), told)()
+            if name == "suite":
+                return SuiteReport()
+            if name == "audit":
+                return Audit("runs", (), {})
             return {"table": "", "figure": "", "judge": {}, "data_corrupt": ""}.get(name, [])
 
         monkeypatch.setattr(api, name, noted)
@@ -316,11 +332,14 @@ class Calls:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     taken = Calls()
     for name in (
+        "audit",
         "check",
+        "compare",
         "pretrain",
         "pretrain_seeds",
         "run",
         "run_seeds",
+        "suite",
         "visualize",
         "judge",
         "table",
@@ -329,6 +348,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         "data_check",
         "data_fingerprint",
         "data_corrupt",
+        "export_results",
+        "import_wandb",
+        "push_table",
     ):
         taken.take(name, monkeypatch)
     return taken
@@ -356,6 +378,10 @@ def test_commands_are_accepted(arguments: list[str], workplace: Path, calls: Cal
 
 def accept(verb: str, asked: dict[str, Any]) -> None:
     """Resolve what a verb was asked for as far as that goes without data and weights."""
+    if verb == "suite":
+        assert runlist.read(asked["listed"]).entries
+    if verb == "audit":
+        assert all(layouts.load_layout(name) for name in asked["tables"])
     if verb in ("table", "figure"):
         layouts.load_layout(asked["table_id"])
     if verb.startswith("data_"):

@@ -103,7 +103,13 @@ def too_short(path: Path) -> None:
     outcomes.write(path.parent, {"": wrong})
 
 
-@pytest.mark.parametrize("damage", [cut, of_objects, without_contents, too_short])
+def packed_otherwise(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 10] ^= 128  # how the first array is compressed
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [cut, of_objects, without_contents, too_short, packed_otherwise])
 def test_a_damaged_file_is_told_in_words(tmp_path: Path, damage: Any) -> None:
     path = outcomes.write(tmp_path, {"": hits(top1=[1, 0, 1])})
     damage(path)

@@ -74,28 +74,46 @@ def report(tmp_path_factory: pytest.TempPathFactory, few_tables: None) -> Path:
     return write(root / "runs", root / "report.html")
 
 
-@pytest.fixture
-def show(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open a report offline; at the end nothing may have been complained of or asked for."""
-    complaints: list[str] = []
-    asked: list[str] = []
-    opened_files: set[str] = set()
-    contexts = []
+class Window:
+    """A window without a network; keeps what its page complained of and asked for."""
 
-    def opened(file: Path, *, before: str = "", **options: Any) -> Page:
+    def __init__(self, browser: Browser, before: str = "", **options: Any) -> None:
         options = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce", **options}
-        context = browser.new_context(**options)
-        contexts.append(context)
-        context.set_offline(True)
-        context.set_default_timeout(10_000)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: complaints.append(dialog.message))
-        page.on("request", lambda request: asked.append(request.url))
+        self.context = browser.new_context(**options)
+        self.context.set_offline(True)
+        self.context.set_default_timeout(10_000)
+        self.complaints: list[str] = []
+        self.asked: list[str] = []
+        self.page = self.context.new_page()
+        self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
+        self.page.on("request", lambda request: self.asked.append(request.url))
         if before:
-            page.add_init_script(before)
-        opened_files.add(file.as_uri())
+            self.page.add_init_script(before)
+
+
+@pytest.fixture(scope="module")
+def ordinary(browser: Browser) -> Iterator[Window]:
+    """The window of all tests that ask for nothing special: opening one takes longer than loading a report."""
+    window = Window(browser)
+    yield window
+    window.context.close()
+
+
+@pytest.fixture
+def show(browser: Browser, ordinary: Window) -> Iterator[Callable[..., Page]]:
+    """Open a report offline; at the end nothing may have been complained of or asked for."""
+    used: dict[Window, str] = {}
+
+    def opened(file: Path, **options: Any) -> Page:
+        window = Window(browser, **options) if options else ordinary
+        assert window not in used, "one report a window and test"
+        used[window] = file.as_uri()
+        page = window.page
+        page.mouse.move(0, 0)
+        page.goto("about:blank")
+        window.asked.clear()
         page.goto(file.as_uri())
         if options.get("java_script_enabled", True):
             page.wait_for_selector("html[data-ready]", state="attached")
@@ -103,10 +121,15 @@ def show(browser: Browser) -> Iterator[Callable[..., Page]]:
         return page
 
     yield opened
-    for context in contexts:
-        context.close()
-    assert complaints == []
-    assert {url for url in asked if not url.startswith("data:")} == opened_files
+    for window, file in used.items():
+        # What the page did last is told in answer to this.
+        window.page.goto("about:blank")
+        if window is not ordinary:
+            window.context.close()
+        complaints = window.complaints.copy()
+        window.complaints.clear()
+        assert complaints == []
+        assert {url for url in window.asked if not url.startswith("data:")} - {"about:blank"} == {file}
 
 
 def until(page: Page, expression: str) -> None:

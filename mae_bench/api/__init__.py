@@ -12,10 +12,17 @@ from mae_bench.api.data import (
     data_where,
 )
 from mae_bench.api.results import (
+    all_tables,
+    audit,
+    compare,
     draw_classes,
     draw_curves,
+    export_results,
     figure,
+    import_wandb,
     load_results,
+    push_table,
+    report,
     table,
 )
 from mae_bench.api.running import (
@@ -27,11 +34,15 @@ from mae_bench.api.running import (
     pretrain_seeds,
     run,
     run_seeds,
+    suite,
     visualize,
 )
 
 __all__ = [
+    "all_tables",
+    "audit",
     "check",
+    "compare",
     "data_check",
     "data_corrupt",
     "data_fingerprint",
@@ -39,14 +50,19 @@ __all__ = [
     "demo",
     "draw_classes",
     "draw_curves",
+    "export_results",
     "figure",
+    "import_wandb",
     "judge",
     "load_backbone",
     "load_results",
     "pretrain",
     "pretrain_seeds",
+    "push_table",
+    "report",
     "run",
     "run_seeds",
+    "suite",
     "table",
     "visualize",
 ]

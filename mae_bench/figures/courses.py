@@ -10,7 +10,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,9 @@ class Course:
 
     def add(self, metric: str, step: float | None, epoch: float | None, value: Any) -> None:
         """Take a point; what is no finite number is no point."""
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            self.values.setdefault(metric, []).append((step, epoch, float(value)))
+        number = _finite(value)
+        if number is not None:
+            self.values.setdefault(metric, []).append((step, epoch, float(number)))
 
     def points(self, metric: str, axis: str) -> tuple[list[float], list[float]]:
         """Places on the axis (``step`` or ``epoch``) and values; empty if the log does not tell them."""
@@ -67,12 +68,17 @@ def read_run(folder: str | os.PathLike[str], name: str | None = None) -> Course:
         MaeBenchError: no such folder, nothing logged in it, or a damaged line before the last.
     """
     path = Path(folder) / LOG_FILE
+    if Path(folder).is_dir() and not path.exists():
+        raise MaeBenchError(
+            f"{folder} holds no {LOG_FILE}: it is no run folder, or a run that trains nothing"
+        )
     course = Course(name or Path(folder).name)
-    entries = list(_json_lines(path))
+    entries = _json_lines(path)
     per_step = _epochs_per_step(entries)
     for entry in entries:
-        step = entry.get("step")
-        epoch = entry.get("epoch", step * per_step if step is not None and per_step else None)
+        step, epoch = _finite(entry.get("step")), _finite(entry.get("epoch"))
+        if epoch is None and step is not None and per_step:
+            epoch = step * per_step
         for metric, value in entry.items():
             if metric == "eval" and isinstance(value, Mapping):
                 for inner, number in value.items():
@@ -118,9 +124,9 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 def _read_official(path: Path) -> Course:
     course = Course(path.stem if path.stem != "log" else f"{path.parent.name}/{path.name}")
     for entry in _json_lines(path):
-        epoch = entry.get("epoch")
+        epoch = _finite(entry.get("epoch"))
         for theirs, ours in _OFFICIAL.items():
-            if theirs in entry and isinstance(epoch, int | float):
+            if theirs in entry and epoch is not None:
                 course.add(ours, None, epoch + 1.0, entry[theirs])
     if not course.values:
         raise MaeBenchError(
@@ -154,18 +160,29 @@ def _number(path: Path, line: int, name: str, text: str | None) -> float | None:
     if text is None or not text.strip():
         return None
     try:
-        return float(text)
+        return _finite(float(text))
     except ValueError:
         raise MaeBenchError(f"{path}, line {line}: {name} is no number: '{text}'") from None
 
 
-def _json_lines(path: Path) -> Iterable[dict[str, Any]]:
+def _json_lines(path: Path) -> list[dict[str, Any]]:
     with _opened(path) as file:
         lines = file.read().splitlines()
+    # All at once is several times as fast, where nothing is wrong.
+    try:
+        entries = json.loads(f"[{','.join(lines)}]")
+    except (ValueError, RecursionError):
+        entries = []
+    if len(entries) == len(lines):
+        return [entry for entry in entries if isinstance(entry, dict)]
+    return list(_line_by_line(path, lines))
+
+
+def _line_by_line(path: Path, lines: Sequence[str]) -> Iterator[dict[str, Any]]:
     for i, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if i == len(lines):
                 return  # what a killed process left of its last line
             raise MaeBenchError(f"{path}, line {i}: not a line of JSON") from None
@@ -186,6 +203,15 @@ def _epochs_per_step(entries: Iterable[Mapping[str, Any]]) -> float | None:
     """From the latest entry that tells both; evaluations tell their step alone."""
     ratio = None
     for entry in entries:
-        if entry.get("step") and isinstance(entry.get("epoch"), int | float):
-            ratio = entry["epoch"] / entry["step"]
+        step, epoch = _finite(entry.get("step")), _finite(entry.get("epoch"))
+        if step and epoch is not None:
+            ratio = epoch / step
     return ratio
+
+
+def _finite(value: Any) -> float | None:
+    """The number, if it is one that has a place in a figure."""
+    if type(value) is float:
+        return value if math.isfinite(value) else None
+    # Larger whole numbers than these have no place among floats.
+    return value if type(value) is int and abs(value) < 2**1000 else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mae_bench.errors import MaeBenchError, near
 from mae_bench.figures.courses import short_names
-from mae_bench.figures.style import COLORS, MARKERS, format_of, plain, save
+from mae_bench.figures.style import COLORS, MARKERS, Legend, format_of, plain, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +67,8 @@ def _figure(scores: Sequence[Mapping[str, Mapping[str, Any]]], names: Sequence[s
     classes = sorted(scores[0], key=lambda name: (-of_first(name), name))
     columns = -(-len(classes) // _MOST_ROWS)
     rows = -(-len(classes) // columns)
-    figure = Figure(figsize=(1.0 + 5.5 * columns, 1.6 + 0.2 * rows), layout="constrained")
+    legend = Legend(names)
+    figure = Figure(figsize=(1.0 + 5.5 * columns, 1.0 + 0.2 * rows + legend.height), layout="constrained")
     grid = figure.subplots(1, columns, sharex=True, squeeze=False)[0]
     for place, axes in enumerate(grid):
         here = classes[place * rows : (place + 1) * rows]
@@ -87,10 +88,7 @@ def _figure(scores: Sequence[Mapping[str, Mapping[str, Any]]], names: Sequence[s
         axes.grid(color="0.92", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.set_xlabel(plain(f"{_words(metric)} (%)"))
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper left", frameon=False, ncols=2 if max(map(len, labels)) < 36 else 1
-    )
+    legend.put(figure, grid[0].lines)
     return figure
 
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mae_bench.errors import MaeBenchError, near
 from mae_bench.figures.courses import Course, read_reference, read_run, short_names
-from mae_bench.figures.style import COLORS, DASHES, format_of, plain, save
+from mae_bench.figures.style import COLORS, DASHES, WIDTH, Legend, format_of, plain, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from mae_bench.results import Result
+
 Axis = Literal["step", "epoch"]
 
 _MOST_PANELS = 4
+_PANEL_HEIGHT = 2.6  # inches
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,29 @@ def draw_curves(
         raise MaeBenchError("name at least one run folder whose curves are to be drawn")
     names = short_names([Path(run) for run in runs])
     courses = [read_run(run, name) for run, name in zip(runs, names, strict=True)]
-    courses += [read_reference(reference) for reference in references]
+    courses += _references([Path(reference) for reference in references])
     shown = _metrics(courses, metrics)
     along = axis or _common_axis(courses, shown)
     for course in courses:
         _placed(course, shown, along)
-    published = [level for run in runs for level in _published(Path(run))]
-    return save(lambda: _figure(courses, shown, along, published), output)
+    results = [result for run in runs if (result := _result(Path(run))) is not None]
+    published = [level for result in results for level in _published(result)]
+    labels = {
+        f"eval.{name}": f"{unit.label} ({unit.unit})" if unit.unit else unit.label
+        for result in results
+        for name, unit in result.units.items()
+    }
+    return save(lambda: _figure(courses, shown, along, published, labels), output)
+
+
+def _references(paths: Sequence[Path]) -> list[Course]:
+    """The curves to compare with; what would be called the same gets as much of its path as it takes."""
+    courses = [read_reference(path) for path in paths]
+    called = [course.name for course in courses]
+    if len(set(called)) < len(called):
+        for course, name in zip(courses, short_names(paths), strict=True):
+            course.name = name
+    return courses
 
 
 def _metrics(courses: Sequence[Course], asked: Sequence[str]) -> list[str]:
@@ -95,13 +114,15 @@ def _placed(course: Course, metrics: Sequence[str], axis: Axis) -> None:
             raise MaeBenchError(f"{course.name} does not tell the {axis} of {name}; use --axis {other}")
 
 
-def _published(folder: Path) -> list[Published]:
-    """What the run's recipe names as published, if it departs from the protocol in nothing."""
+def _result(folder: Path) -> Result | None:
+    """Of a run that is finished."""
     from mae_bench.results import RESULT_FILE, read_result
 
-    if not (folder / RESULT_FILE).exists():
-        return []
-    result = read_result(folder)
+    return read_result(folder) if (folder / RESULT_FILE).exists() else None
+
+
+def _published(result: Result) -> list[Published]:
+    """What the run's recipe names as published, if it departs from the protocol in nothing."""
     if result.deviations:
         return []
     return [
@@ -112,46 +133,58 @@ def _published(folder: Path) -> list[Published]:
 
 
 def _figure(
-    courses: Sequence[Course], metrics: Sequence[str], axis: Axis, published: Sequence[Published]
+    courses: Sequence[Course],
+    metrics: Sequence[str],
+    axis: Axis,
+    published: Sequence[Published],
+    labels: Mapping[str, str],
 ) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 1.5 + 2.6 * len(metrics)), layout="constrained")
+    drawn = [
+        i for i, course in enumerate(courses) if any(course.points(metric, axis)[0] for metric in metrics)
+    ]
+    levels = [level for level in dict.fromkeys(published) if f"eval.{level.metric}" in metrics]
+    names = [_name(courses[i]) for i in drawn] + [_level_name(level) for level in levels]
+    legend = Legend(names)
+    figure = Figure(figsize=(WIDTH, 0.5 + _PANEL_HEIGHT * len(metrics) + legend.height), layout="constrained")
     grid = figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0]
+    curves: dict[int, Any] = {}
+    level_lines: dict[Published, Any] = {}
     for axes, metric in zip(grid, metrics, strict=True):
-        for i, course in enumerate(courses):
-            _curve(axes, course, i, metric, axis)
-        _levels(axes, metric, published)
-        axes.set_ylabel(plain(metric.removeprefix("eval.")))
+        for i in drawn:
+            for line in _curve(axes, courses[i], i, metric, axis):
+                curves.setdefault(i, line)
+        for level in levels:
+            if metric == f"eval.{level.metric}":
+                level_lines[level] = _level(axes, level)
+        axes.set_ylabel(plain(labels.get(metric, metric.removeprefix("eval."))))
         axes.grid(axis="y", color="0.9", linewidth=0.8)
         axes.set_axisbelow(True)
     grid[-1].set_xlabel({"step": "Step", "epoch": "Epoch"}[axis])
-    handles = {
-        label: handle
-        for axes in grid
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    longest = max(map(len, handles), default=0)
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside upper left",
-        frameon=False,
-        ncols=1 if longest > 36 else 2,
-    )
+    legend.put(figure, [curves[i] for i in drawn] + [level_lines[level] for level in levels])
     return figure
 
 
-def _curve(axes: Axes, course: Course, index: int, metric: str, axis: Axis) -> None:
+def _name(course: Course) -> str:
+    return f"{course.name} (reference)" if course.reference else course.name
+
+
+def _level_name(level: Published) -> str:
+    return f"published {level.value:g}: {level.source}"
+
+
+def _curve(axes: Axes, course: Course, index: int, metric: str, axis: Axis) -> Sequence[Any]:
+    """The lines that were drawn: one, or none without points."""
     places, values = course.points(metric, axis)
     if not places:
-        return
+        return []
     color = "0.35" if course.reference else COLORS[index % len(COLORS)]
     turn = index // len(COLORS) if not course.reference else index
-    axes.plot(
+    return axes.plot(
         places,
         values,
-        label=plain(f"{course.name} (reference)" if course.reference else course.name),
+        label=plain(_name(course)),
         color=color,
         linestyle=DASHES[(turn + (1 if course.reference else 0)) % len(DASHES)],
         linewidth=1.4,
@@ -161,13 +194,7 @@ def _curve(axes: Axes, course: Course, index: int, metric: str, axis: Axis) -> N
     )
 
 
-def _levels(axes: Axes, metric: str, published: Sequence[Published]) -> None:
-    for level in dict.fromkeys(published):
-        if metric == f"eval.{level.metric}":
-            axes.axhline(
-                level.value,
-                color="0.2",
-                linestyle=":",
-                linewidth=1.2,
-                label=plain(f"published {level.value:g}: {level.source}"),
-            )
+def _level(axes: Axes, level: Published) -> Any:
+    return axes.axhline(
+        level.value, color="0.2", linestyle=":", linewidth=1.2, label=plain(_level_name(level))
+    )

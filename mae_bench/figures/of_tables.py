@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_bench.errors import MaeBenchError
-from mae_bench.figures.style import COLORS, MARKERS, format_of, plain, save
+from mae_bench.figures.style import COLORS, MARKERS, WIDTH, Legend, format_of, plain, save
 from mae_bench.layouts import Column, FigureSettings
-from mae_bench.tables import Row, Table, make_table
+from mae_bench.tables import Cell, Row, Table, make_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CAPTION_WIDTH = 140
+_PANEL_HEIGHT = 3.3  # inches, the axis and its labels included
+_CAPTION_WIDTH = 140  # characters
+_CAPTION_LINE = 0.12  # inches
 
 
 def draw_table(
@@ -47,8 +49,7 @@ def draw(table: Table, output: str | os.PathLike[str]) -> Path:
     settings = table.figure
     if settings is None:
         raise MaeBenchError(f"the table '{table.id}' has no figure: its layout holds no 'figure' section")
-    placed = {column.key for column in table.columns if column.x is not None}
-    if not any(placed & row.cells.keys() for row in table.rows):
+    if not any(cell for row in table.rows for cell in _placed(table, row)):
         raise MaeBenchError(
             f"the table '{table.id}' has nothing to draw yet: no finished run fits it; "
             f"`mae-bench table {table.id}` says what it holds"
@@ -61,31 +62,26 @@ def _figure(table: Table, settings: FigureSettings) -> Figure:
     from matplotlib.figure import Figure
 
     panels = _panels(table)
-    figure = Figure(figsize=(7.0, 2.0 + 3.0 * len(panels)), layout="constrained")
+    drawn = [i for i, row in enumerate(table.rows) if any(_placed(table, row))]
+    legend = Legend([_label(table, table.rows[i]) for i in drawn], table.title)
+    caption = _caption(table)
+    height = _PANEL_HEIGHT * len(panels) + legend.height + _CAPTION_LINE * len(caption)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     grid = figure.subplots(len(panels), squeeze=False)[:, 0]
-    legend: dict[str, Any] = {}
+    curves: dict[int, Any] = {}
     for axes, (name, columns) in zip(grid, panels.items(), strict=True):
-        for i, row in enumerate(table.rows):
-            _curve(axes, table, row, i, columns, joined=settings.kind == "curves")
+        for i in drawn:
+            curve = _curve(axes, table, i, columns, joined=settings.kind == "curves")
+            if curve is not None:
+                curves.setdefault(i, curve)
         _axes(axes, columns, settings)
-        axes.set_ylabel(plain(name or settings.y_label))
-        handles, labels = axes.get_legend_handles_labels()
-        legend = dict(zip(labels, handles, strict=True)) | legend
+        axes.set_ylabel(plain(settings.y_label))
+        if name:
+            axes.set_title(plain(name), loc="left", fontsize=10)
     grid[-1].set_xlabel(plain(settings.x_label))
-    # The legend stands outside, so that it never lies on a curve, in as many columns as the names allow.
-    longest = max((len(row.label) for row in table.rows), default=0)
-    order = [label for row in table.rows for label in legend if label == _label(table, row)]
-    figure.legend(
-        [legend[label] for label in order],
-        order,
-        frameon=False,
-        loc="outside upper left",
-        ncols=1 if longest > 36 else 2,
-        title=plain(table.title),
-        title_fontproperties={"size": 11, "weight": "bold"},
-        alignment="left",
-    )
-    _caption(figure, table)
+    legend.put(figure, [curves[i] for i in drawn])
+    if caption:
+        figure.supxlabel(plain("\n".join(caption)), x=0.01, ha="left", fontsize=7, color="0.3")
     return figure
 
 
@@ -96,6 +92,15 @@ def _panels(table: Table) -> dict[str | None, list[Column]]:
         if column.x is not None:
             panels.setdefault(column.group, []).append(column)
     return panels
+
+
+def _placed(table: Table, row: Row) -> Iterator[tuple[str, Cell]]:
+    """The cells of a row that have a place on the axis, by column."""
+    return (
+        (column.key, row.cells[column.key])
+        for column in table.columns
+        if column.x is not None and column.key in row.cells
+    )
 
 
 def _axes(axes: Axes, columns: Sequence[Column], settings: FigureSettings) -> None:
@@ -110,20 +115,32 @@ def _axes(axes: Axes, columns: Sequence[Column], settings: FigureSettings) -> No
     axes.set_axisbelow(True)
 
 
-def _curve(
-    axes: Axes, table: Table, row: Row, index: int, columns: Sequence[Column], *, joined: bool
-) -> None:
-    """One row: published ones solid, ours dashed, with hollow markers if a cell of it is not comparable."""
-    points = [(column.x, row.cells[column.key]) for column in columns if column.key in row.cells]
+def _curve(axes: Axes, table: Table, index: int, columns: Sequence[Column], *, joined: bool) -> Any:
+    """One row: published ones solid, ours dashed, with hollow markers if a cell of it is not comparable.
+
+    Returns:
+        What a legend shows of it; None if it has no point here.
+    """
+    row = table.rows[index]
+    points = [
+        (column.x, row.cells[column.key])
+        for column in columns
+        if column.x is not None and column.key in row.cells
+    ]
     if not points:
-        return
+        return None
     comparable = not any(cell.departures for _, cell in points)
     color = COLORS[index % len(COLORS)]
-    axes.errorbar(
+    for x, cell in points:
+        if not cell.verified:
+            axes.annotate(
+                "?", (x, cell.value), xytext=(5, 3), textcoords="offset points", color=color, fontsize=9
+            )
+    return axes.errorbar(
         [x for x, _ in points],
         [cell.value for _, cell in points],
         yerr=[cell.std or 0.0 for _, cell in points] if any(cell.std for _, cell in points) else None,
-        label=_label(table, row),
+        label=plain(_label(table, row)),
         color=color,
         marker=MARKERS[(index + index // len(COLORS)) % len(MARKERS)],
         markerfacecolor=color if comparable else "white",
@@ -136,30 +153,24 @@ def _curve(
 
 def _label(table: Table, row: Row) -> str:
     """The row's name with the numbers of all footnotes of its points."""
-    placed = [column.key for column in table.columns if column.x is not None]
-    marks = sorted(
-        {*row.marks, *(mark for key in placed if key in row.cells for mark in row.cells[key].marks)}
-    )
-    marks += [mark for mark in _column_marks(table) if row.ours and mark not in marks]
-    return plain(row.label + "".join(f" [{mark}]" for mark in marks))
+    marks = set(row.marks)
+    for key, cell in _placed(table, row):
+        # A footnote at the head of a column holds for all its cells.
+        marks |= {*cell.marks, *table.column_marks.get(key, ())}
+    return row.label + "".join(f" [{mark}]" for mark in sorted(marks))
 
 
-def _column_marks(table: Table) -> list[int]:
-    return sorted({mark for marks in table.column_marks.values() for mark in marks})
-
-
-def _caption(figure: Figure, table: Table) -> None:
-    """Footnotes and remarks under the axes, wrapped."""
+def _caption(table: Table) -> list[str]:
+    """Lines of footnotes and remarks, to stand under the axes."""
     notes = [f"[{i}] {text}" for i, text in enumerate(table.footnotes, start=1)]
-    if table.spread:
+    cells = [cell for row in table.rows for _, cell in _placed(table, row)]
+    if any(cell.n > 1 for cell in cells):
         notes.append("Points are means over seeds, bars one standard deviation to either side.")
-    if any(cell.departures for row in table.rows for cell in row.cells.values()):
+    if any(cell.departures for cell in cells):
         notes.append(
             "Hollow markers: a number of the curve departs from the published protocol (see its footnote)."
         )
-    lines = [line for text in [*notes, *table.remarks] for line in textwrap.wrap(text, _CAPTION_WIDTH)]
-    if lines:
-        figure.supxlabel(plain("\n".join(lines)), x=0.01, ha="left", fontsize=7, color="0.3")
+    return [line for text in [*notes, *table.remarks] for line in textwrap.wrap(text, _CAPTION_WIDTH)]
 
 
 def _root(values: Any) -> Any:

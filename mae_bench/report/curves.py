@@ -102,5 +102,7 @@ def _named(key: str, run: StoredRun) -> dict[str, str]:
 
 def _short(value: float) -> float:
     """Six digits, more than a screen can show; whole numbers without a point."""
+    if type(value) is int:
+        return value
     short = float(f"{value:.6g}")
     return int(value) if value == int(value) and abs(value) < 1e15 else short
