@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         visualize,
     )
     from mae_bench.errors import MaeBenchError
-    from mae_bench.views import View
+    from mae_bench.tables.views import View
 
     __version__: str
 
@@ -103,7 +103,7 @@ def __getattr__(name: str) -> Any:
 
         return MaeBenchError
     if name == "View":
-        from mae_bench.views import View
+        from mae_bench.tables.views import View
 
         return View
     if name in __all__:

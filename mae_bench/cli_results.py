@@ -161,7 +161,7 @@ def table(
         typer.echo(listing.as_text(Shelf.tables))
         return
     from mae_bench import api
-    from mae_bench.views import View, parse_where
+    from mae_bench.tables.views import View, parse_where
 
     names = [name.strip() for name in select.split(",")] if select is not None else []
     view = View(names, parse_where(where or ()), rows.value, sort, group, delta, intervals)

@@ -10,9 +10,10 @@ import json
 from collections.abc import Callable
 from typing import Any, TypedDict
 
-from mae_bench import layouts, registry, resources
+from mae_bench import registry, resources
 from mae_bench.backbones import capabilities
 from mae_bench.registry import Catalogue
+from mae_bench.tables import layouts
 
 
 class Item(TypedDict):

@@ -241,7 +241,10 @@ def read(folder: Path, kinds: Sequence[type[Saved]] = (Hits,)) -> dict[str, Save
     if not path.exists():
         return {}
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        content = path.read_bytes()
+        if not content.startswith(b"PK"):  # of which numpy would say that it could be unpickled
+            raise zipfile.BadZipFile("it is no zip archive")
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             contents = json.loads(file[_CONTENTS].tobytes())
             if contents["schema"] != SCHEMA:
                 raise MaeBenchError(

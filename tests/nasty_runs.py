@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mae_bench.layouts import Layout, Rule
 from mae_bench.results import Result, StoredRun
+from mae_bench.tables.layouts import Layout, Rule
 from tests.sample_runs import deviation, values
 
 NASTY = r"a_b|c*d\e{f}$g%h#i&j<k>`l`^m~n[o]" + '"quo"\' – — “x” µ±×≥→ αβ 漢字 é \x1b[31m'  # noqa: RUF001

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mae_bench import arranging
 from mae_bench.results import StoredRun
-from mae_bench.rows import Group
-from mae_bench.views import View
+from mae_bench.tables import arranging
+from mae_bench.tables.rows import Group
+from mae_bench.tables.views import View
 from tests.sample_runs import deviation, store
 
 LAYOUT = """\

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mae_bench.layouts import Layout, Rule
 from mae_bench.results import Result, StoredRun
+from mae_bench.tables.layouts import Layout, Rule
 from tests.sample_runs import values
 
 # What no layout asks for, so that only what the rule itself asks can make it fit.

@@ -16,7 +16,6 @@ import mae_bench
 from mae_bench import recipe, scenes, settings
 from mae_bench.augment import train_transform
 from mae_bench.errors import MaeBenchError
-from mae_bench.layouts import Layout, load_layout
 from mae_bench.pretrain import facts, masking
 from mae_bench.pretrain.export import load_run, official_state
 from mae_bench.pretrain.model import from_config
@@ -25,6 +24,7 @@ from mae_bench.pretrain.targets import patchify, unpatchify
 from mae_bench.pretrain.task import MAEConfig
 from mae_bench.results import read_result
 from mae_bench.tables import make_table
+from mae_bench.tables.layouts import Layout, load_layout
 from tests.closed_form import numbers
 from tests.launch import ROOT
 from tests.pictures import settings as image_settings

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mae_bench.layouts import load_layout
 from mae_bench.render import FORMATS
 from mae_bench.tables import Row, make_table, render_table
+from mae_bench.tables.layouts import load_layout
 from tests.sample_runs import deviation, store
 
 NAMES = [*(f"mae-table1{letter}" for letter in "abcdef"), "mae-table2", "mae-fig5", "mae-fig7", "mae-fig8"]

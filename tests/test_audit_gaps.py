@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mae_bench import cli, layouts, recipe, runlist, settings, yamlfile
+from mae_bench import cli, recipe, runlist, settings, yamlfile
 from mae_bench.results import BackboneRecord, scan
-from mae_bench.rows import our_rows
+from mae_bench.tables import layouts
+from mae_bench.tables.rows import our_rows
 from mae_bench.tracing import candidates
 from mae_bench.tracing.findings import Gap
 from mae_bench.tracing.gaps import GapFinder, seed_hints

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from mae_bench import api, cli
 from mae_bench.errors import MaeBenchError
-from mae_bench.views import View
+from mae_bench.tables.views import View
 from tests.launch import environment
 
 HEAVY = {"torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "matplotlib", "PIL"}

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from downstream.robustness.corruption_error import ALEXNET
+from downstream.robustness.outcomes import Corrupted
 from mae_bench import comparing, outcomes
 from mae_bench.comparing import Report, compare, render
 from mae_bench.comparing.rendering import CSV_COLUMNS, as_data
@@ -171,6 +173,27 @@ def test_too_few_images_to_tell(tmp_path: Path, right: int, words: str) -> None:
     assert words in sentences(report)[0]
 
 
+def test_no_resample_that_differs_is_no_power(tmp_path: Path) -> None:
+    """Metrics that are no means, of two runs that came to the same: what could be told apart is not known."""
+    cells = [(name, severity) for name in ALEXNET for severity in range(1, 6)]
+    right = np.random.default_rng(0).random((75, 20)) < 0.6
+    for name in "ab":
+        found = Corrupted("same", cells, right)
+        folder = store(
+            tmp_path,
+            name,
+            metrics=outcomes.own(found),
+            config={"task": "robustness.imagenet"},
+            backbone={"spec": f"timm:{name}", "digest": name * 64},
+        )
+        outcomes.write(folder, {"c": found})
+    (only,) = as_data(compare(["a", "b"], tmp_path, metrics=["in_c_mce"], resamples=200))["comparisons"]
+    assert (only["p"], only["detectable"]) == (1.0, None)
+    assert only["verdict"].endswith(
+        "p = 1.00; no resample of the images gives another difference, so that its error is unknown."
+    )
+
+
 # ---------------------------------------------------------------- sides
 
 
@@ -183,6 +206,8 @@ def test_a_seed_that_was_run_again_counts_once(tmp_path: Path) -> None:
         finished="2026-02-01T00:00:00+00:00",
         backbone={"spec": "timm:a", "digest": f"{'a':a<64}"},
     )
+    with pytest.raises(MaeBenchError, match=r"with 1 seed \(of a seed .* the latest counts, and not a/s0\); name"):
+        compare(["a"], tmp_path)
     finished_seeds(tmp_path, "b", [hits(140)])
     data = as_data(compare(["a", "b"], tmp_path))
     assert data["sides"][0]["runs"] == ["a/again"]

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from mae_bench.layouts import load_layout
 from mae_bench.recipe import find, published, resolve
 from mae_bench.resources import recipes
 from mae_bench.settings import deviations, flatten, plain
 from mae_bench.tables import Row, make_table
+from mae_bench.tables.layouts import load_layout
 from tests.sample_runs import deviation, store
 
 # Those that take an engine's own file are tested with the engine.

@@ -22,9 +22,10 @@ from pydantic import BaseModel
 from timm.models import _builder as timm_builder
 from typer.testing import CliRunner
 
-from mae_bench import api, cli, layouts, recipe, registry, resources, runlist, settings, yamlfile
+from mae_bench import api, cli, recipe, registry, resources, runlist, settings, yamlfile
 from mae_bench.backbones import load_backbone
 from mae_bench.suite import SuiteReport
+from mae_bench.tables import layouts
 from mae_bench.tracing.findings import Audit
 from tests.launch import ROOT
 from tests.plugins import Site

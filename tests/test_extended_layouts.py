@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mae_bench.errors import MaeBenchError
-from mae_bench.layouts import load_layout
 from mae_bench.tables import make_table
+from mae_bench.tables.layouts import load_layout
 from tests.sample_runs import store
 
 OWN = """\

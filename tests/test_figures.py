@@ -148,6 +148,65 @@ def test_an_empty_table_is_not_drawn(tmp_path: Path) -> None:
     assert not (tmp_path / "empty.png").exists()
 
 
+def test_panels_are_headed_and_every_axis_tells_its_unit(tmp_path: Path) -> None:
+    axes = drawn(make_table("mae-fig7", tmp_path / "none")).axes
+    assert [one.get_title(loc="left") for one in axes] == ["Fine-tuning", "Linear probing"]
+    assert [one.get_ylabel() for one in axes] == ["Top-1 accuracy (%)"] * 2
+    ticks = [[label.get_text() for label in one.get_xticklabels()] for one in axes]
+    assert ticks == [["100", "200", "400", "800", "1600"]] * 2
+
+
+def test_numbers_that_no_source_confirms_have_a_question_mark(tmp_path: Path) -> None:
+    table = make_table("mae-fig8", tmp_path / "none")
+    unsure = {
+        (column.x, row.cells[column.key].value)
+        for row in table.rows
+        for column in table.columns
+        if column.key in row.cells and not row.cells[column.key].verified
+    }
+    assert unsure
+    (axes,) = drawn(table).axes
+    assert {text.xy for text in axes.texts if text.get_text() == "?"} == unsure
+
+
+def test_a_name_has_the_footnotes_of_its_own_columns_alone(tmp_path: Path) -> None:
+    for name, task, digest in (("a", "knn", "1"), ("b", "finetune", "2")):
+        store(tmp_path, name, 50.0, task=f"imagenet-{task}", recipe=f"demo/imagenet-{task}",
+              backbone={"spec": f"timm:{name}", "digest": digest * 64},
+              deviations=[deviation("train.epochs", 100, 5 + len(task))])  # fmt: skip
+    table = make_table("demo-transfer", tmp_path)
+    assert len(table.column_marks) == 2
+    (legend,) = drawn(table).legends
+    assert sorted(text.get_text()[-4:] for text in legend.get_texts()) == [" [1]", " [2]"]
+
+
+def test_many_long_names_leave_the_axes_their_room(tmp_path: Path) -> None:
+    for i in range(24):
+        spec = f"timm:{'a_name_that_is_far_too_long_' * 4}{i}"
+        store(tmp_path, f"run-{i}", 60.0 + i, task="imagenet-knn", recipe="demo/imagenet-knn",
+              backbone={"spec": spec, "digest": f"{i:064x}"})  # fmt: skip
+    figure = drawn(make_table("demo-transfer", tmp_path))
+    figure.draw_without_rendering()  # matplotlib warns where the layout fails
+    (axes,), (legend,) = figure.axes, figure.legends
+    width, height = figure.get_size_inches()
+    assert axes.get_position().height * height > 2.0
+    assert axes.get_position().width * width > 5.0
+    assert legend.get_window_extent().width <= figure.bbox.width
+    assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
+
+
+def test_characters_without_a_glyph_are_said_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(tmp_path, "run", 50.0, task="imagenet-knn", recipe="demo/imagenet-knn",
+          backbone={"spec": "timm:\N{HIRAGANA LETTER A}", "digest": "1" * 64})  # fmt: skip
+    table = make_table("demo-transfer", tmp_path)
+    draw(table, tmp_path / "a.svg")
+    assert "warning" not in capsys.readouterr().err, "an SVG holds the text"
+    draw(table, tmp_path / "a.png")
+    assert "names hold characters that the font of figures lacks" in " ".join(capsys.readouterr().err.split())
+
+
 def test_what_cannot_be_drawn_is_said(table: Table, tmp_path: Path) -> None:
     with pytest.raises(MaeBenchError, match=r"ends in \.png, \.svg, \.pdf"):
         draw(table, tmp_path / "figure.jpeg")

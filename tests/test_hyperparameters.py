@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from mae_bench import resources
-from mae_bench.cells import Row
 from mae_bench.errors import MaeBenchError
-from mae_bench.hyperparameters import hyperparameter_rows, said
-from mae_bench.layouts import Layout, load_layout
 from mae_bench.tables import render_table
+from mae_bench.tables.cells import Row
+from mae_bench.tables.hyperparameters import hyperparameter_rows, said
+from mae_bench.tables.layouts import Layout, load_layout
 from tests.launch import ROOT
 
 SETTINGS = sorted(

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from mae_bench import render, resources
-from mae_bench.cells import Table
-from mae_bench.layouts import Layout
-from mae_bench.layouts import load_layout as load
-from mae_bench.rows import our_rows
 from mae_bench.tables import build, make_table
+from mae_bench.tables.cells import Table
+from mae_bench.tables.layouts import Layout
+from mae_bench.tables.layouts import load_layout as load
+from mae_bench.tables.rows import our_rows
 from tests.launch import ROOT
 from tests.rule_runs import runs_for
 from tests.sample_runs import store

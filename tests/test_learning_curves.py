@@ -81,6 +81,23 @@ def test_a_damaged_line_before_the_last_is_named(tmp_path: Path) -> None:
         read_run(folder)
 
 
+@pytest.mark.parametrize(
+    ("strange", "points"),
+    [
+        ({"step": "two", "epoch": 2.0, "loss": 1.0}, [(None, 2.0, 1.0)]),
+        ({"step": math.nan, "epoch": math.inf, "loss": 1.0}, [(None, None, 1.0)]),
+        ({"step": 10**400, "epoch": "2", "loss": 1.0}, [(None, None, 1.0)]),
+        ({"step": 2, "loss": 10**400}, []),
+        ({"step": 2, "loss": True}, []),
+    ],
+)
+def test_a_strange_log_has_points_where_it_tells_numbers(
+    tmp_path: Path, strange: dict[str, Any], points: list[Any]
+) -> None:
+    run = log(tmp_path / "a", {"step": 1, "epoch": 1.0, "loss": 2.0}, strange)
+    assert read_run(run).values["loss"] == [(1, 1.0, 2.0), *points]
+
+
 def test_a_run_that_logged_nothing_is_named(tmp_path: Path) -> None:
     with pytest.raises(MaeBenchError, match=r"a/metrics\.jsonl: there is no such file"):
         read_run(tmp_path / "a")
@@ -170,6 +187,47 @@ def test_runs_and_references_lie_over_each_other(tmp_path: Path, seen: list[Figu
     text = path.read_text()
     assert "paper (reference)" in text, "text stays text"
     assert draw_curves([first, second], tmp_path / "again.svg", references=[reference]).read_text() == text
+
+
+def legend(figure: Figure) -> dict[str, tuple[str, str]]:
+    """What the legend says of each name: colour and line."""
+    (shown,) = figure.legends
+    texts = [text.get_text() for text in shown.get_texts()]
+    assert len(set(texts)) == len(texts)
+    return {
+        text: (handle.get_color(), str(handle.get_linestyle()))
+        for text, handle in zip(texts, shown.get_lines(), strict=True)
+    }
+
+
+def test_every_curve_has_its_own_name_in_the_legend(tmp_path: Path, seen: list[Figure]) -> None:
+    logs = [tmp_path / name / "x" / "log.txt" for name in ("a", "b")]
+    for i, path in enumerate(logs):
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"epoch": 0, "train_loss": 1.0 + i}))
+    draw_curves([trained(tmp_path / "_r/_one")], tmp_path / "out.svg", references=logs)
+    shown = legend(seen[0])
+    assert list(shown) == [" _r/_one", "a/x/log.txt (reference)", "b/x/log.txt (reference)"]
+    curves = {
+        line.get_label(): (line.get_color(), str(line.get_linestyle())) for line in seen[0].axes[0].lines
+    }
+    assert {name.strip(): look for name, look in shown.items()} == curves
+
+
+def test_evaluations_are_called_as_the_run_calls_them(tmp_path: Path, seen: list[Figure]) -> None:
+    store(tmp_path, "done", 50.0)
+    draw_curves([trained(tmp_path / "done")], tmp_path / "a.svg", metrics=["loss", "top1"])
+    assert [axes.get_ylabel() for axes in seen[0].axes] == ["loss", "top-1 (%)"]
+
+
+def test_a_run_without_a_log_is_told_from_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    store(tmp_path, "knn", 50.0)
+    with pytest.raises(
+        MaeBenchError, match=r"knn holds no metrics\.jsonl: it is no run folder, or a run that"
+    ):
+        draw_curves([tmp_path / "knn"], tmp_path / "a.png")
+    with pytest.raises(MaeBenchError, match=r"nowhere/metrics\.jsonl: there is no such file"):
+        draw_curves([tmp_path / "nowhere"], tmp_path / "a.png")
 
 
 def test_metrics_and_axis_can_be_chosen(tmp_path: Path, seen: list[Figure]) -> None:

@@ -103,18 +103,23 @@ def too_short(path: Path) -> None:
     outcomes.write(path.parent, {"": wrong})
 
 
+def something_else(path: Path) -> None:
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+
+
 def packed_otherwise(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[content.index(b"PK\x01\x02") + 10] ^= 128  # how the first array is compressed
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("damage", [cut, of_objects, without_contents, too_short, packed_otherwise])
+@pytest.mark.parametrize("damage", [cut, of_objects, without_contents, too_short, something_else, packed_otherwise])
 def test_a_damaged_file_is_told_in_words(tmp_path: Path, damage: Any) -> None:
     path = outcomes.write(tmp_path, {"": hits(top1=[1, 0, 1])})
     damage(path)
-    with pytest.raises(MaeBenchError, match=r"outcomes\.npz is damaged .*; copy it again, or run again"):
+    with pytest.raises(MaeBenchError, match=r"outcomes\.npz is damaged .*; copy it again, or run again") as told:
         outcomes.read(tmp_path)
+    assert "unsafely" not in str(told.value)
 
 
 def test_other_kinds_and_versions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from mae_bench.cells import Table
-from mae_bench.layouts import list_tables, load_layout
 from mae_bench.render import render, render_all
 from mae_bench.render.latex import escape
 from mae_bench.tables import build, make_table
-from mae_bench.views import View
+from mae_bench.tables.cells import Table
+from mae_bench.tables.layouts import list_tables, load_layout
+from mae_bench.tables.views import View
 from tests import rich_table
 from tests.nasty_runs import NASTY, runs_of
 

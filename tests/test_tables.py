@@ -15,11 +15,11 @@ import pytest
 
 from mae_bench import resources
 from mae_bench.errors import MaeBenchError
-from mae_bench.layouts import list_tables, load_layout
 from mae_bench.render import render
 from mae_bench.render.csv import COLUMNS as CSV_COLUMNS
 from mae_bench.results import scan
 from mae_bench.tables import Row, Table, build, make_table, render_table
+from mae_bench.tables.layouts import list_tables, load_layout
 from tests.sample_runs import deviation, store
 
 LAYOUT = """\

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mae_bench.layouts import load_layout
 from mae_bench.tables import Cell, Row, make_table
+from mae_bench.tables.layouts import load_layout
 from tests.sample_runs import deviation, store
 
 # ---------------------------------------------------------------- published numbers

@@ -10,17 +10,17 @@ import pytest
 from typer.testing import CliRunner
 
 import mae_bench
-from mae_bench import arranging, outcomes
-from mae_bench.cells import Table
+from mae_bench import outcomes
 from mae_bench.cli import app
 from mae_bench.errors import MaeBenchError
-from mae_bench.layouts import load_layout
 from mae_bench.render import FORMATS
 from mae_bench.resampling import interval
 from mae_bench.results import scan
-from mae_bench.sizes import named_size, size_of
-from mae_bench.tables import all_tables, build, make_table
-from mae_bench.views import View, parse_where
+from mae_bench.tables import all_tables, arranging, build, make_table
+from mae_bench.tables.cells import Table
+from mae_bench.tables.layouts import load_layout
+from mae_bench.tables.sizes import named_size, size_of
+from mae_bench.tables.views import View, parse_where
 from tests import rich_table
 from tests.sample_runs import deviation, store
 

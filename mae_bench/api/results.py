@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mae_bench.importing.from_wandb import Imported
+    from mae_bench.tables.views import View
     from mae_bench.tracing.findings import Audit
-    from mae_bench.views import View
 
 
 def table(
@@ -40,12 +40,13 @@ def table(
     Raises:
         MaeBenchError: no such table or format, a faulty layout, or a view that asks for what is not there.
     """
-    from mae_bench import screen, table_files, tables
+    from mae_bench import screen, tables
+    from mae_bench.tables import files
 
     made = tables.make_table(table_id, roots.find(runs=runs_root).runs, view)
     for problem in made.problems:
         screen.warn(problem)
-    return table_files.deliver(made, format, output, "markdown")
+    return files.deliver(made, format, output, "markdown")
 
 
 def all_tables(
@@ -60,12 +61,13 @@ def all_tables(
     Args:
         output: a file for all of them, or a folder that gets a file for each.
     """
-    from mae_bench import screen, table_files, tables
+    from mae_bench import screen, tables
+    from mae_bench.tables import files
 
     made = tables.all_tables(roots.find(runs=runs_root).runs, view)
     for problem in (problem for one in made for problem in one.problems):
         screen.warn(problem)
-    return table_files.deliver_all(made, format, output, "markdown")
+    return files.deliver_all(made, format, output, "markdown")
 
 
 def push_table(

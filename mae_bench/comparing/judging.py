@@ -21,6 +21,8 @@ from mae_bench.significance import SeedTest, holm, welch
 _POWER = 0.8
 # How far a metric may be from what the outcomes give.
 _TOLERANCE = 1e-6
+# What rounding may leave of a standard error that is zero.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +52,13 @@ class Comparison:
 
     @property
     def too_few(self) -> bool:
-        """Whether the sides differ on so few images that not even the clearest p could be small enough."""
-        return self.difference.differing is not None and 0.5**self.difference.differing > self.strict
+        """Whether the sides differ on so few images that not even the clearest p could be small enough.
+
+        Where that cannot be said of one image: whether no resample gives another difference.
+        """
+        if self.difference.differing is None:
+            return self.difference.error < _ROUNDING
+        return 0.5**self.difference.differing > self.strict
 
     @property
     def shown(self) -> bool:
@@ -180,9 +187,12 @@ def _corrected(comparisons: Sequence[Comparison]) -> Iterator[Comparison]:
 
 def _baseline(sides: Sequence[Side], against: Sequence[StoredRun]) -> int | None:
     if len(sides) < 2:
+        again = ", ".join(run.name for run in sides[0].superseded)
         raise MaeBenchError(
             f"there is nothing to compare: all that is named is {sides[0].label} with {len(sides[0].runs)} "
-            f"{'seed' if len(sides[0].runs) == 1 else 'seeds'}; name runs of another backbone or recipe too"
+            f"{'seed' if len(sides[0].runs) == 1 else 'seeds'}"
+            + (f" (of a seed that was run again the latest counts, and not {again})" if again else "")
+            + "; name runs of another backbone or recipe too"
         )
     places = {run.folder.resolve() for run in against}
     found = [

@@ -15,7 +15,7 @@ from typing import Any
 from mae_bench import departures, registry, screen, settings
 from mae_bench.errors import MaeBenchError, near
 from mae_bench.results import CONFIG_FILE, IMPORTED_KEY, RESULT_FILE, Result, StoredRun, read_result, scan
-from mae_bench.rows import identity, recipe_name, short_backbone
+from mae_bench.tables.rows import identity, recipe_name, short_backbone
 
 _SHORT = 8
 # Settings in a side's name; what else differs is said below the table.

@@ -67,6 +67,8 @@ def _of_samples(comparison: Comparison, count: int) -> str:
     )
     if found.differing == 0:
         return f"{text}; no image tells them apart."
+    if comparison.too_few and found.differing is None:
+        return f"{text}; no resample of the images gives another difference, so that its error is unknown."
     if comparison.too_few:
         few = "1 image" if found.differing == 1 else f"{found.differing} images"
         return f"{text}; they differ on {few} alone, too few for any test."

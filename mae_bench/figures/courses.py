@@ -10,7 +10,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -199,14 +199,13 @@ def _opened(path: Path) -> Any:
         raise MaeBenchError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _epochs_per_step(entries: Iterable[Mapping[str, Any]]) -> float | None:
+def _epochs_per_step(entries: Sequence[Mapping[str, Any]]) -> float | None:
     """From the latest entry that tells both; evaluations tell their step alone."""
-    ratio = None
-    for entry in entries:
+    for entry in reversed(entries):
         step, epoch = _finite(entry.get("step")), _finite(entry.get("epoch"))
         if step and epoch is not None:
-            ratio = epoch / step
-    return ratio
+            return epoch / step
+    return None
 
 
 def _finite(value: Any) -> float | None:

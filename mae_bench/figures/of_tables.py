@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mae_bench.errors import MaeBenchError
 from mae_bench.figures.style import COLORS, MARKERS, WIDTH, Legend, format_of, plain, save
-from mae_bench.layouts import Column, FigureSettings
 from mae_bench.tables import Cell, Row, Table, make_table
+from mae_bench.tables.layouts import Column, FigureSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

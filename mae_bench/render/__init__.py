@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from mae_bench.cells import Table
 from mae_bench.errors import MaeBenchError, near
 from mae_bench.render import csv, html, json, latex, markdown, terminal
 from mae_bench.render.data import as_data
+from mae_bench.tables.cells import Table
 
 __all__ = ["FORMATS", "Format", "as_data", "format_of", "render", "render_all"]
 

@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Sequence
 
-from mae_bench.cells import Cell, Row, Table
-from mae_bench.layouts import Column
+from mae_bench.tables.cells import Cell, Row, Table
+from mae_bench.tables.layouts import Column
 
 COLUMNS = (
     "table", "row", "origin", "column", "unit", "better", "value", "std", "n", "rank", "departures",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mae_bench.cells import Cell, Table
 from mae_bench.render.parts import number
+from mae_bench.tables.cells import Cell, Table
 
 SCHEMA = 1
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from mae_bench.cells import Cell, Row, Table
 from mae_bench.render.parts import (
     DASH,
     Section,
@@ -22,6 +21,7 @@ from mae_bench.render.parts import (
     seeds,
     sentences,
 )
+from mae_bench.tables.cells import Cell, Row, Table
 
 _STYLE = """\
 :root { color-scheme: light dark; --ink: #1a1a1a; --faint: #595959; --line: #8c8c8c;

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from mae_bench.cells import Cell, Row, Table
 from mae_bench.render.parts import Section, behind, column_groups, head, number, sections, sentences
+from mae_bench.tables.cells import Cell, Row, Table
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",

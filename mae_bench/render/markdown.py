@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from mae_bench.cells import Cell, Table
 from mae_bench.render.parts import DASH, behind, column_heads, number, sections, sentences
+from mae_bench.tables.cells import Cell, Table
 
 _AROUND = {0: ("", ""), 1: ("**", "**"), 2: ("<u>", "</u>")}
 

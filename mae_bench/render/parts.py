@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from mae_bench.cells import Cell, Row, Table
-from mae_bench.layouts import Column
+from mae_bench.tables.cells import Cell, Row, Table
+from mae_bench.tables.layouts import Column
 
 DASH = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"

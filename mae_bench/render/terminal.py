@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mae_bench.cells import Cell, Table
-from mae_bench.layouts import Column
 from mae_bench.render.parts import DASH, behind, column_groups, head, number, sections
+from mae_bench.tables.cells import Cell, Table
+from mae_bench.tables.layouts import Column
 
 _RESET = "\x1b[0m"
 _BOLD, _DIM, _UNDERLINE, _CYAN = (f"\x1b[{code}m" for code in (1, 2, 4, 36))

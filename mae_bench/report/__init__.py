@@ -2,6 +2,7 @@
 
     content.py     runs and tables as plain values
     curves.py      what the runs logged, thinned out
+    unfinished.py  what is known of runs that still go on
     drawings.py    figures, as SVG that can stand inside a page
     pictures.py    what the runs drew, scaled down and embedded
     page.py        the page: template, style and program put together

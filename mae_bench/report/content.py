@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mae_bench import departures, layouts, resources
-from mae_bench.conditions import RunIndex
+from mae_bench import departures, resources
 from mae_bench.render import as_data
+from mae_bench.report import unfinished
+from mae_bench.report.unfinished import UnfinishedRun
 from mae_bench.results import BackboneRecord, Result, RunTree, StoredRun
-from mae_bench.sizes import named_size, size_of
-from mae_bench.tables import Table, build
-from mae_bench.views import View
+from mae_bench.tables import Table, build, layouts
+from mae_bench.tables.conditions import RunIndex
+from mae_bench.tables.sizes import named_size, size_of
+from mae_bench.tables.views import View
 
 _POOLS = ("departures", "notes", "datasets", "backbones", "hardware", "versions", "units")
 _PEAK = "peak_memory_gib"
@@ -44,11 +46,21 @@ class Pool:
 # ---------------------------------------------------------------- runs
 
 
-def runs_as_data(runs: Sequence[StoredRun]) -> dict[str, Any]:
-    """The runs, and the pools that they point into."""
+def runs_as_data(runs: Sequence[StoredRun], going: Sequence[UnfinishedRun] = ()) -> dict[str, Any]:
+    """The runs, those that are not finished, and the pools that they point into."""
     pools = {name: Pool() for name in _POOLS}
     listed = [_run(run, pools) for run in runs]
-    return {"runs": listed, "pools": {name: pool.values for name, pool in pools.items()}}
+    still = [_going(run, pools) for run in going]
+    return {
+        "runs": listed,
+        "unfinished": still,
+        "pools": {name: pool.values for name, pool in pools.items()},
+    }
+
+
+def _going(run: UnfinishedRun, pools: dict[str, Pool]) -> dict[str, Any]:
+    known = None if run.backbone is None else {"spec": run.backbone}
+    return unfinished.as_data(run, pools["backbones"].place(known), pools["datasets"].place(None))
 
 
 def _run(run: StoredRun, pools: dict[str, Pool]) -> dict[str, Any]:

@@ -7,12 +7,13 @@ survives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mae_bench.errors import MaeBenchError
 from mae_bench.figures.courses import LOG_FILE, Course, read_run
-from mae_bench.results import StoredRun
+from mae_bench.report.unfinished import UnfinishedRun
+from mae_bench.results import StoredRun, Unit
 
 MOST_POINTS = 200
 """Points that a curve keeps."""
@@ -43,18 +44,24 @@ def thinned(steps: Sequence[float], values: Sequence[float], limit: int) -> tupl
     return [steps[i] for i in kept], [values[i] for i in kept]
 
 
-def gather(runs: Sequence[StoredRun]) -> tuple[list[dict[str, Any]], int, list[str]]:
+def gather(
+    runs: Sequence[StoredRun], going: Sequence[UnfinishedRun] = ()
+) -> tuple[list[dict[str, Any]], int, list[str]]:
     """The curves of all runs by task, the points that a curve keeps, and a sentence per log that is damaged.
 
     A task is ``{"task", "metrics": [{"key", "label", "unit"}], "runs": [{"run", "per_step", "curves"}]}``:
-    `run` is the run's place in `runs`, `per_step` its epochs a step (null if not told), and `curves` has the
+    `run` is the run's place in `runs` and then `going`, `per_step` its epochs a step (null if not told), and `curves` has the
     steps and the values of each metric.
     """
-    logged = [(place, run) for place, run in enumerate(runs) if (run.folder / LOG_FILE).is_file()]
+    every: list[tuple[int, StoredRun | UnfinishedRun, str, Mapping[str, Unit]]] = [
+        (place, run, run.result.task, run.result.units) for place, run in enumerate(runs)
+    ]
+    every += [(place, run, run.task, {}) for place, run in enumerate(going, start=len(runs))]
+    logged = [one for one in every if (one[1].folder / LOG_FILE).is_file()]
     limit = max(LEAST_POINTS, min(MOST_POINTS, MOST_POINTS * _FULL_RUNS // max(1, len(logged))))
     tasks: dict[str, dict[str, Any]] = {}
     problems = []
-    for place, run in logged:
+    for place, run, name, units in logged:
         try:
             course = read_run(run.folder, run.name)
         except MaeBenchError as error:
@@ -63,10 +70,10 @@ def gather(runs: Sequence[StoredRun]) -> tuple[list[dict[str, Any]], int, list[s
         entry = _run_curves(place, course, limit)
         if not entry["curves"]:
             continue
-        task = tasks.setdefault(run.result.task, {"task": run.result.task, "metrics": {}, "runs": []})
+        task = tasks.setdefault(name, {"task": name, "metrics": {}, "runs": []})
         task["runs"].append(entry)
         for key in entry["curves"]:
-            task["metrics"].setdefault(key, _named(key, run))
+            task["metrics"].setdefault(key, _named(key, units))
     for task in tasks.values():
         task["metrics"] = list(task["metrics"].values())
     return [tasks[name] for name in sorted(tasks)], limit, problems
@@ -90,9 +97,9 @@ def _epochs_per_step(course: Course) -> float | None:
     return None
 
 
-def _named(key: str, run: StoredRun) -> dict[str, str]:
+def _named(key: str, units: Mapping[str, Unit]) -> dict[str, str]:
     """What a metric is called, and its unit; the run knows those that it was judged by."""
-    known = run.result.units.get(key.removeprefix("eval.")) if key.startswith("eval.") else None
+    known = units.get(key.removeprefix("eval.")) if key.startswith("eval.") else None
     if known is None:
         names = {"loss": "training loss", "lr": "learning rate", "images_per_s": "images per second",
                  "eval.loss": "evaluation loss"}  # fmt: skip

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from mae_bench.errors import MaeBenchError
 from mae_bench.files import write_atomic
-from mae_bench.report import content, curves, pictures
+from mae_bench.report import content, curves, pictures, unfinished
 from mae_bench.report.drawings import Drawings, draw_all
 from mae_bench.report.pictures import Pictures
 from mae_bench.results import scan
-from mae_bench.sizes import SIZES
+from mae_bench.tables.sizes import SIZES
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -97,16 +97,17 @@ def gather(runs_root: str | os.PathLike[str], limits: Limits, intervals: bool = 
     """Read the tree of runs once, and everything that is shown of it."""
     tree = scan(runs_root)
     tables = content.all_tables(tree.runs, intervals)
-    tasks, points, broken_logs = curves.gather(tree.runs)
+    going, broken_configs = unfinished.gather(tree)
+    tasks, points, broken_logs = curves.gather(tree.runs, going)
     drawings = draw_all(tables)
     found = pictures.gather(tree.runs, limits.pictures, limits.megabytes)
     told = [
         {"task": task["task"], "metrics": task["metrics"], "places": [one["run"] for one in task["runs"]]}
         for task in tasks
     ]
-    data = content.runs_as_data(tree.runs)
+    data = content.runs_as_data(tree.runs, going)
     data |= {"tables": content.tables_as_data(tables, tree.runs), "curves": told, "points": points}
-    problems = [*tree.problems, *broken_logs, *drawings.problems, *found.problems]
+    problems = [*tree.problems, *broken_configs, *broken_logs, *drawings.problems, *found.problems]
     return Report(content.overview(tree), data, tasks, drawings, found, limits, problems)
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from mae_bench import recipe, resources, screen, settings, yamlfile
 from mae_bench.errors import MaeBenchError
-from mae_bench.layouts import Layout, list_tables, load_layout
 from mae_bench.outcomes import FILE as OUTCOMES
 from mae_bench.results import CONFIG_FILE, IMPORTED_KEY, NOT_RECORDED, StoredRun, scan
 from mae_bench.roots import Roots
-from mae_bench.rows import OurRow, lookup, our_rows
 from mae_bench.run import folder_for
 from mae_bench.runlist import Entry
+from mae_bench.tables.layouts import Layout, list_tables, load_layout
+from mae_bench.tables.rows import OurRow, lookup, our_rows
 from mae_bench.tracing import provenance, recipes, weights
 from mae_bench.tracing.candidates import made_up, record
 from mae_bench.tracing.configurations import adapter_of, settings_of

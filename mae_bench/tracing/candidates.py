@@ -17,10 +17,10 @@ from typing import Any
 from mae_bench import recipe, resources, settings
 from mae_bench.adapter import Adapter
 from mae_bench.errors import MaeBenchError
-from mae_bench.layouts import Layout, Rule
 from mae_bench.results import BackboneRecord, Result
 from mae_bench.runlist import Entry
 from mae_bench.settings import TaskConfig
+from mae_bench.tables.layouts import Layout, Rule
 
 # Width and depth of plain ViTs, by the word in their names.
 _SIZES = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12), "large": (1024, 24), "huge": (1280, 32)}

@@ -16,9 +16,9 @@ from typing import Any
 from mae_bench import settings
 from mae_bench.backbones import aliases
 from mae_bench.departures import DATASET_KEY, TASK_KEY
-from mae_bench.layouts import Layout
 from mae_bench.results import BackboneRecord, Result, StoredRun
-from mae_bench.rows import Group, OurRow, identity, matches, our_rows, row_name
+from mae_bench.tables.layouts import Layout
+from mae_bench.tables.rows import Group, OurRow, identity, matches, our_rows, row_name
 from mae_bench.tracing.candidates import (
     Candidate,
     by_task,

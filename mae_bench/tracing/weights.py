@@ -19,7 +19,7 @@ from mae_bench.backbones import aliases
 from mae_bench.errors import MaeBenchError
 from mae_bench.files import sha256_file
 from mae_bench.results import RESULT_FILE, Result, read_result
-from mae_bench.rows import lookup
+from mae_bench.tables.rows import lookup
 from mae_bench.tracing.findings import Finding
 
 _ENCODER = "encoder.safetensors"

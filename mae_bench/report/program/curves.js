@@ -34,12 +34,12 @@ const curves = {
     this.choose(most);
   },
 
-  /** The runs of a task that have curves, newest first. */
+  /** The runs of a task that have curves, newest first; before all those that are not finished. */
   runsOf(task) {
     if (!this.tasks.has(task)) {
       const { runs } = readData(`curves-${task}`);
-      for (const one of runs) one.run = RUNS[one.run];
-      runs.sort((a, b) => compare(a.run.finished, b.run.finished, -1) || COLLATOR.compare(a.run.name, b.run.name));
+      for (const one of runs) one.run = LOGGED[one.run];
+      runs.sort((a, b) => Boolean(b.run.unfinished) - Boolean(a.run.unfinished) || compare(a.run.finished, b.run.finished, -1) || COLLATOR.compare(a.run.name, b.run.name));
       const folders = runs.map((one) => one.run.name.split("/"));
       let same = 0;
       while (folders.every((parts) => parts.length > same + 1 && parts[same] === folders[0][same])) same += 1;
@@ -79,7 +79,7 @@ const curves = {
     const shownRuns = [...fitting].sort((a, b) => this.on.has(b) - this.on.has(a)).slice(0, MOST_LEGEND);
     byId("curve-legend").replaceChildren(...shownRuns.map((one) => make("li", {},
       make("button", { type: "button", "aria-pressed": String(this.on.has(one)), "data-run": one.run.name },
-        swatch(one.style), make("span", {}, one.name), make("small", {}, `${backboneName(one.run)} seed ${one.run.seed}`)))));
+        swatch(one.style), make("span", {}, one.name), make("small", {}, `${backboneName(one.run)} seed ${one.run.seed}${one.run.unfinished ? ", unfinished" : ""}`)))));
     if (fitting.length > shownRuns.length) byId("curve-legend").append(make("li", {}, `and ${count(fitting.length - shownRuns.length, "more run", "more runs")}: filter to find them`));
     this.counted();
   },
@@ -122,7 +122,7 @@ const curves = {
 
 function startCurves() {
   DATA.curves.forEach((task, i) => {
-    for (const place of task.places) HAS_CURVES.set(RUNS[place], i);
+    for (const place of task.places) HAS_CURVES.set(LOGGED[place], i);
   });
   curves.start();
 }

@@ -3,6 +3,8 @@
 const DASH = "\u2013";
 const DATA = readData("data");
 const RUNS = DATA.runs;
+// Those that curves are drawn of; only finished ones stand in tables and in the list of runs.
+const LOGGED = [...RUNS, ...DATA.unfinished];
 const RUN_BY_NAME = new Map(RUNS.map((run) => [run.name, run]));
 const COLLATOR = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
 

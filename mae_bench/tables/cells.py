@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mae_bench.layouts import Column, FactColumn, FigureSettings, PublishedRow
-from mae_bench.rows import Group, OurRow
+from mae_bench.tables.layouts import Column, FactColumn, FigureSettings, PublishedRow
+from mae_bench.tables.rows import Group, OurRow
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import PurePosixPath
 
 from mae_bench import departures
-from mae_bench.conditions import lookup, matches
-from mae_bench.layouts import Layout
 from mae_bench.results import Result
+from mae_bench.tables.conditions import lookup, matches
+from mae_bench.tables.layouts import Layout
 
 _BRACES = re.compile(r"\{([^{}]+)\}")
 

@@ -13,11 +13,11 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from mae_bench import departures
-from mae_bench.conditions import as_text, lookup
 from mae_bench.errors import MaeBenchError, near
-from mae_bench.layouts import Column, FactColumn, Layout
 from mae_bench.results import BackboneRecord, DatasetRecord, Result
 from mae_bench.settings import Settings
+from mae_bench.tables.conditions import as_text, lookup
+from mae_bench.tables.layouts import Column, FactColumn, Layout
 
 Whose = Literal["all", "ours", "published"]
 WHOSE: tuple[Whose, ...] = ("all", "ours", "published")

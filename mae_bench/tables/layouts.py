@@ -2,7 +2,7 @@
 
 A layout holds the columns, the published rows with the source of each, and rules that say which of our runs
 fill which column. A path to a layout file of the user's own works wherever the name of a table does; such a
-file may extend a layout that comes with mae-bench (`mae_bench.extended_layouts`).
+file may extend a layout that comes with mae-bench (`mae_bench.tables.extended_layouts`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mae_bench import extended_layouts, resources, yamlfile
+from mae_bench import resources, yamlfile
 from mae_bench.errors import MaeBenchError, near
-from mae_bench.hyperparameters import HyperParameters
 from mae_bench.settings import Settings
+from mae_bench.tables import extended_layouts
+from mae_bench.tables.hyperparameters import HyperParameters
 from mae_bench.validation import validate
 
 

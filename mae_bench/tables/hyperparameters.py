@@ -21,8 +21,8 @@ from mae_bench.errors import MaeBenchError, near
 from mae_bench.settings import Settings, TaskConfig, plain
 
 if TYPE_CHECKING:
-    from mae_bench.cells import Row
-    from mae_bench.layouts import Layout, PublishedRow
+    from mae_bench.tables.cells import Row
+    from mae_bench.tables.layouts import Layout, PublishedRow
 
 
 class Setting(Settings):
@@ -80,7 +80,7 @@ def hyperparameter_rows(layout: Layout) -> list[Row]:
     Raises:
         MaeBenchError: no such recipe, or it has no such setting.
     """
-    from mae_bench.cells import Cell, Row
+    from mae_bench.tables.cells import Cell, Row
 
     assert layout.settings is not None
     configurations = {column: _configuration(recipe) for column, recipe in layout.settings.recipes.items()}

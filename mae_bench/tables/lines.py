@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mae_bench import departures, table_notes, views
-from mae_bench.cells import Cell, Line, Row
-from mae_bench.conditions import fits, lookup
-from mae_bench.hyperparameters import hyperparameter_rows
-from mae_bench.layouts import Layout, PublishedRow, RowProtocol
+from mae_bench import departures
 from mae_bench.results import Result
-from mae_bench.rows import Group, OurRow, recipe_name, reference_recipes
-from mae_bench.views import View
+from mae_bench.tables import notes, views
+from mae_bench.tables.cells import Cell, Line, Row
+from mae_bench.tables.conditions import fits, lookup
+from mae_bench.tables.hyperparameters import hyperparameter_rows
+from mae_bench.tables.layouts import Layout, PublishedRow, RowProtocol
+from mae_bench.tables.rows import Group, OurRow, recipe_name, reference_recipes
+from mae_bench.tables.views import View
 
 
 def published_lines(whole: Layout, layout: Layout, view: View) -> list[Line]:
@@ -42,7 +43,7 @@ def _published_row(layout: Layout, row: PublishedRow) -> Row:
             value,
             decimals=max(column.decimals, _printed_decimals(value)),
             verified=row.verified,
-            source=table_notes.source(layout, row),
+            source=notes.source(layout, row),
             departures=own,
         )
         for column in layout.columns

@@ -1,4 +1,4 @@
-"""Tables: published rows and our runs beside them, each cell traceable to its source or its run folders.
+"""Making a table of published rows and our runs, each cell traceable to its source or its run folders.
 
 `build` turns a layout and finished runs into a `Table`; `mae_bench.render` turns that into text. What is
 compared with what follows one rule: a cell of ours counts as comparable with the published ones only if its
@@ -13,18 +13,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from mae_bench import arranging, resources, table_notes, views
-from mae_bench.cells import Cell as Cell
-from mae_bench.cells import Row as Row
-from mae_bench.cells import Table as Table
-from mae_bench.conditions import RunIndex
+from mae_bench import resources
 from mae_bench.errors import MaeBenchError
-from mae_bench.layouts import Layout, load_layout
-from mae_bench.layouts import list_tables as list_tables
-from mae_bench.lines import our_lines, published_lines, ranked
 from mae_bench.results import RunTree, StoredRun, scan
-from mae_bench.rows import our_rows
-from mae_bench.views import View
+from mae_bench.tables import arranging, notes, views
+from mae_bench.tables.cells import Table
+from mae_bench.tables.conditions import RunIndex
+from mae_bench.tables.layouts import Layout, load_layout
+from mae_bench.tables.lines import our_lines, published_lines, ranked
+from mae_bench.tables.rows import our_rows
+from mae_bench.tables.views import View
 
 
 def render_table(
@@ -135,7 +133,7 @@ def _build(layout: Layout, index: RunIndex, view: View, intervals: arranging.Int
     compared = ""
     if view.delta is not None:
         lines, compared = arranging.compared(layout, lines, view.delta)
-    footnotes, column_marks, rows = table_notes.footnotes(layout, lines)
+    footnotes, column_marks, rows = notes.footnotes(layout, lines)
     without_column = [] if view.rows == "published" else ours.without_column
     return Table(
         id=layout.id,
@@ -147,11 +145,11 @@ def _build(layout: Layout, index: RunIndex, view: View, intervals: arranging.Int
         rows=rows,
         column_marks=column_marks,
         footnotes=footnotes,
-        spread=table_notes.spread(rows),
-        ranking=table_notes.ranking(layout, rows, part=view.hides_rows),
+        spread=notes.spread(rows),
+        ranking=notes.ranking(layout, rows, part=view.hides_rows),
         remarks=[
             *filter(None, [compared]),
-            *table_notes.remarks(layout, lines, without_column, part),
+            *notes.remarks(layout, lines, without_column, part),
             *problems,
         ],
         figure=layout.figure,

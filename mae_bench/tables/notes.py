@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mae_bench.layouts import Layout, PublishedRow
 from mae_bench.results import IMPORTED_KEY, StoredRun
-from mae_bench.rows import Group, OurRow, identity
+from mae_bench.tables.layouts import Layout, PublishedRow
+from mae_bench.tables.rows import Group, OurRow, identity
 
 if TYPE_CHECKING:
-    from mae_bench.cells import Cell, Line, Row
+    from mae_bench.tables.cells import Cell, Line, Row
 
 _HASH = 8
 _NAMED = 3

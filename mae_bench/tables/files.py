@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mae_bench import render
-from mae_bench.cells import Table
 from mae_bench.errors import MaeBenchError
 from mae_bench.files import PathLike, write_atomic
+from mae_bench.tables.cells import Table
 
 
 def deliver(table: Table, format: str | None, output: PathLike | None, default: str) -> str:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from mae_bench.cells import Line, Row
 from mae_bench.errors import MaeBenchError, near
-from mae_bench.layouts import Column, FactColumn, Layout
-from mae_bench.rows import Group
-from mae_bench.sizes import SIZES, named_size, size_of
-from mae_bench.views import BY_SIZE, fact_column, sort_order
+from mae_bench.tables.cells import Line, Row
+from mae_bench.tables.layouts import Column, FactColumn, Layout
+from mae_bench.tables.rows import Group
+from mae_bench.tables.sizes import SIZES, named_size, size_of
+from mae_bench.tables.views import BY_SIZE, fact_column, sort_order
 
 LEVEL, RESAMPLES = 0.95, 1000
 SAMPLING = (

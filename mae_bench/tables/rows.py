@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mae_bench import departures
-from mae_bench.conditions import RunIndex, lookup, matches
-from mae_bench.layouts import Layout, Rule
 from mae_bench.results import Result, StoredRun
-from mae_bench.row_names import filled, row_name, short_backbone, variables
+from mae_bench.tables.conditions import RunIndex, lookup, matches
+from mae_bench.tables.layouts import Layout, Rule
+from mae_bench.tables.row_names import filled, row_name, short_backbone, variables
 
 _SHORT = 8
 
