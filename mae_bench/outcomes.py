@@ -31,6 +31,8 @@ FILE = "outcomes.npz"
 SCHEMA = 1
 """Version of the file's layout; a file of another one is not read."""
 _CONTENTS = "contents"
+# How far a metric may be from what the outcomes give.
+_TOLERANCE = 1e-6
 
 Weights = NDArray[np.float64]
 """How often each sample counts in each of R evaluations: (R, N), none negative, each row with a sum > 0."""
@@ -161,6 +163,20 @@ def own(outcomes: Outcomes) -> dict[str, float]:
     """The metrics where every sample counts once: those of the run."""
     once = np.ones((1, outcomes.size))
     return {name: float(values[0]) for name, values in outcomes.score(once).items()}
+
+
+def check_of_one_run(name: str, metrics: Mapping[str, float], metric: str, outcomes: Outcomes) -> None:
+    """Refuse outcomes that are not those behind a run's result, as when one file of two was copied.
+
+    Raises:
+        MaeBenchError: they give another number.
+    """
+    stored, computed = metrics[metric], own(outcomes)[metric]
+    if abs(stored - computed) > _TOLERANCE * max(1.0, abs(stored)):
+        raise MaeBenchError(
+            f"{name}: {FILE} gives {metric} {computed:.6g} and result.json says {stored:.6g}, "
+            "so they are not of one run; copy the whole folder again, or run again with --force"
+        )
 
 
 def summed(hits: NDArray[np.bool_], weights: Weights) -> NDArray[np.float64]:

@@ -4,7 +4,9 @@ All here is about models that are trained already, and asks what other samples o
 given. What another seed of training would have given is another matter (`mae_bench.significance.welch`), and
 the two are never mixed. docs/statistics.md has the formulas, their sources and what they do not say.
 
-- `interval`: percentile bootstrap over samples (Efron 1979).
+- `interval`: percentile bootstrap over samples (Efron 1979). Metrics that are no means may come out higher or
+  lower in resamples, which hold fewer different samples, than in the samples: AP does, by as much as its
+  standard error. Their draws are moved so that their mean is the number itself.
 - `difference`: the same for two sides on the same samples, and the p of a paired randomisation test, which
   swaps what the two sides made of a sample. For means of right and wrong (`Hits`) all swaps are counted in
   closed form (`mae_bench.significance.swap_p`); for other metrics swaps are drawn.
@@ -107,7 +109,10 @@ class Resampling:
         right = _right(runs, metric)
         if right is not None:
             return self._ends(self._resampled_means(right, len(runs)), metric)
-        return self._ends(self._bootstrap(runs, metric), metric)
+        draws = self._bootstrap(runs, metric)
+        low, high = self._ends(draws, metric, self.score(runs, metric))
+        # Moved, but not below 0 where a metric never is.
+        return max(low, min(0.0, float(np.nanmin(draws)))), high
 
     def difference(self, a: Sequence[Outcomes], b: Sequence[Outcomes], metric: str) -> Difference:
         """The mean over the runs of `a` less that over the runs of `b`.
@@ -123,16 +128,17 @@ class Resampling:
             steps = right_a * (unit // len(a)) - right_b * (unit // len(b))
             value = 100 * float(steps.sum()) / (unit * size)
             draws = self._resampled_means(steps, unit)
+            low, high = self._ends(draws, metric)
             p = significance.swap_p(steps)
             differing: int | None = int(np.count_nonzero(steps))
             method = "McNemar's test (mid-p)" if unit == 1 else "exact randomisation test (mid-p)"
         else:
             value = self.score(a, metric) - self.score(b, metric)
             draws = self._bootstrap(a, metric) - self._bootstrap(b, metric)
+            low, high = self._ends(draws, metric, value)
             p = _drawn_p(value, self._swaps(a, b, metric))
             differing = None
             method = f"randomisation test ({self.resamples} draws)"
-        low, high = self._ends(draws, metric)
         error = float(np.nanstd(draws, ddof=1))
         return Difference(value, low, high, error, p, method, size, differing)
 
@@ -177,13 +183,16 @@ class Resampling:
             self._drawn[id(run)] = (run, _joined(found))
         return self._drawn[id(run)][1]
 
-    def _ends(self, draws: Floats, metric: str) -> tuple[float, float]:
+    def _ends(self, draws: Floats, metric: str, center: float | None = None) -> tuple[float, float]:
+        """Ends of the interval; the draws are moved so that their mean is `center`, if there is one."""
         kept = draws[np.isfinite(draws)]
         if len(kept) < _WANTED * len(draws):
             raise MaeBenchError(
                 f"{metric} does not exist in {len(draws) - len(kept)} of {len(draws)} resamples, since few "
                 "samples hold what it is measured on; it has no interval here"
             )
+        if center is not None:
+            kept = kept - (kept.mean() - center)
         low, high = np.quantile(kept, [(1 - self.level) / 2, (1 + self.level) / 2])
         return float(low), float(high)
 

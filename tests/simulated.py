@@ -68,6 +68,22 @@ class Overlap(Outcomes):
         return Overlap(*both)
 
 
+class Distinct(Outcomes):
+    """The share of the samples that occur at all: 100 %, and never so in a resample."""
+
+    samples = "simulated"
+    metrics = ("distinct",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def score(self, weights: Weights) -> dict[str, NDArray[np.float64]]:
+        return {"distinct": 100 * (weights > 0).mean(axis=1)}
+
+    def beside(self, other: Outcomes) -> Distinct:
+        return Distinct(self.size + other.size)
+
+
 def overlaps(
     stream: np.random.Generator, images: int, skills: Sequence[float], classes: int = 3
 ) -> list[Overlap]:

@@ -206,7 +206,9 @@ def test_a_seed_that_was_run_again_counts_once(tmp_path: Path) -> None:
         finished="2026-02-01T00:00:00+00:00",
         backbone={"spec": "timm:a", "digest": f"{'a':a<64}"},
     )
-    with pytest.raises(MaeBenchError, match=r"with 1 seed \(of a seed .* the latest counts, and not a/s0\); name"):
+    with pytest.raises(
+        MaeBenchError, match=r"with 1 seed \(of a seed .* the latest counts, and not a/s0\); name"
+    ):
         compare(["a"], tmp_path)
     finished_seeds(tmp_path, "b", [hits(140)])
     data = as_data(compare(["a", "b"], tmp_path))

@@ -333,6 +333,7 @@ class Calls:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     taken = Calls()
     for name in (
+        "all_tables",
         "audit",
         "check",
         "compare",
@@ -346,12 +347,15 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         "table",
         "figure",
         "demo",
+        "draw_classes",
+        "draw_curves",
         "data_check",
         "data_fingerprint",
         "data_corrupt",
         "export_results",
         "import_wandb",
         "push_table",
+        "report",
     ):
         taken.take(name, monkeypatch)
     return taken

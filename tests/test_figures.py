@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
+from mae_bench import api
 from mae_bench.errors import MaeBenchError
 from mae_bench.figures import draw, draw_table, of_tables
 from mae_bench.tables import Table, make_table
+from mae_bench.tables.views import View
 from tests.sample_runs import deviation, store
 
 
@@ -205,6 +209,27 @@ def test_characters_without_a_glyph_are_said_in_a_sentence(
     assert "warning" not in capsys.readouterr().err, "an SVG holds the text"
     draw(table, tmp_path / "a.png")
     assert "names hold characters that the font of figures lacks" in " ".join(capsys.readouterr().err.split())
+
+
+def test_control_characters_do_not_make_a_broken_file(tmp_path: Path) -> None:
+    store(tmp_path, "run", 50.0, task="imagenet-knn", recipe="demo/imagenet-knn",
+          backbone={"spec": "timm:\x1b[31m\x00\ufffe", "digest": "1" * 64})  # fmt: skip
+    text = draw(make_table("demo-transfer", tmp_path), tmp_path / "a.svg").read_text()
+    assert "timm:\ufffd[31m\ufffd\ufffd" in text
+    ElementTree.fromstring(text)
+
+
+def test_what_a_figure_does_not_show_is_refused(tmp_path: Path) -> None:
+    for name, view in (("--intervals", View(intervals=True)), ("--delta", View(delta="MAE"))):
+        with pytest.raises(MaeBenchError, match=f"no sampling errors and no differences: leave {name} away"):
+            api.figure("mae-fig9", tmp_path / "a.png", runs_root=tmp_path, view=view)
+
+
+def test_a_logarithmic_axis_loses_no_column(table: Table, tmp_path: Path) -> None:
+    assert table.figure is not None
+    logarithmic = replace(table, figure=table.figure.model_copy(update={"x_scale": "log"}))
+    with pytest.raises(MaeBenchError, match="x of 0 is not above 0; use x_scale sqrt or linear"):
+        draw(logarithmic, tmp_path / "a.png")
 
 
 def test_what_cannot_be_drawn_is_said(table: Table, tmp_path: Path) -> None:

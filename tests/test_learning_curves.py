@@ -230,6 +230,14 @@ def test_a_run_without_a_log_is_told_from_a_folder_that_is_not_there(tmp_path: P
         draw_curves([tmp_path / "nowhere"], tmp_path / "a.png")
 
 
+def test_more_curves_than_looks_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [log(tmp_path / f"r{i}", {"step": 1, "epoch": 1.0, "loss": 1.0}) for i in range(29)]
+    draw_curves(folders[:28], tmp_path / "a.svg")
+    assert capsys.readouterr().err == ""
+    draw_curves(folders, tmp_path / "a.svg")
+    assert "29 curves: colours and dashes repeat after 28" in capsys.readouterr().err
+
+
 def test_metrics_and_axis_can_be_chosen(tmp_path: Path, seen: list[Figure]) -> None:
     draw_curves([trained(tmp_path / "a")], tmp_path / "out.png", metrics=["top5", "lr"], axis="step")
     assert [axes.get_ylabel() for axes in seen[0].axes] == ["top5", "lr"]

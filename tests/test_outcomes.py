@@ -113,11 +113,15 @@ def packed_otherwise(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("damage", [cut, of_objects, without_contents, too_short, something_else, packed_otherwise])
+@pytest.mark.parametrize(
+    "damage", [cut, of_objects, without_contents, too_short, something_else, packed_otherwise]
+)
 def test_a_damaged_file_is_told_in_words(tmp_path: Path, damage: Any) -> None:
     path = outcomes.write(tmp_path, {"": hits(top1=[1, 0, 1])})
     damage(path)
-    with pytest.raises(MaeBenchError, match=r"outcomes\.npz is damaged .*; copy it again, or run again") as told:
+    with pytest.raises(
+        MaeBenchError, match=r"outcomes\.npz is damaged .*; copy it again, or run again"
+    ) as told:
         outcomes.read(tmp_path)
     assert "unsafely" not in str(told.value)
 

@@ -157,6 +157,44 @@ def test_thinned_curves_keep_their_ends_and_peaks(count: int) -> None:
         assert kept == values
 
 
+def going(root: Path, name: str, **config: Any) -> Path:
+    """A run folder as it is before the run has finished."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(json.dumps(config))
+    return folder
+
+
+def test_runs_that_are_not_finished_have_curves_and_no_place_in_the_list(tmp_path: Path) -> None:
+    write_log(store(tmp_path, "done", 80.0), 20, "top1", 80.0)
+    config = {"task": "imagenet.finetune", "recipe": "mine", "backbone": "timm:x", "seed": 7}
+    write_log(going(tmp_path, "half", **config), 10, "top1", 50.0)
+    write_log(going(tmp_path, "plugin", task="gone.task"), 10, "top1", 50.0)
+    (going(tmp_path, "just-begun", **config) / "metrics.jsonl").touch()
+    found = written(tmp_path)
+    data = found.data()
+    assert [run["name"] for run in data["runs"]] == ["done"]
+    known = {run["name"]: run for run in data["unfinished"]}
+    assert list(known) == ["half", "plugin"]
+    assert (known["half"]["recipe"], known["half"]["seed"]) == ("mine", "7")
+    assert data["pools"]["backbones"][known["half"]["backbone"]] == {"spec": "timm:x"}
+    places = {task["task"]: task["places"] for task in data["curves"]}
+    assert places == {"gone.task": [2], "imagenet-finetune": [0, 1]}
+    tasks = [task["task"] for task in data["curves"]]
+    curves_of = found.data(f"curves-{tasks.index('imagenet-finetune')}")["runs"]
+    assert [len(one["curves"]["loss"][0]) for one in curves_of] == [20, 10]
+
+
+def test_an_unfinished_run_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    folder = going(tmp_path, "half")
+    (folder / "config.yaml").write_text("task: [")
+    write_log(folder, 10, "top1", 50.0)
+    report = page.gather(tmp_path, Limits())
+    (problem,) = report.problems
+    assert "half/config.yaml" in problem
+    assert report.curves == []
+
+
 def test_numbers_that_are_none_are_no_points(tmp_path: Path) -> None:
     folder = store(tmp_path, "mine", 80.0)
     (folder / "metrics.jsonl").write_text(

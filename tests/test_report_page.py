@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import statistics
 from collections.abc import Callable, Iterator
@@ -46,6 +47,10 @@ def fill(root: Path) -> None:
                  command=["mae-bench", EVIL])  # fmt: skip
     write_log(evil, 5, "top1", 81.0)
     Image.new("RGB", (40, 40), "orange").save(evil / "<img src=x onerror=window.broken=1>.png")
+    going = root / "going"
+    going.mkdir()
+    (going / "config.yaml").write_text(json.dumps({"task": "imagenet.finetune", "backbone": EVIL, "seed": 4}))
+    write_log(going, 20, "top1", 70.0)
     (root / "half").mkdir()
     (root / "half" / "result.json").write_text("{")
 
@@ -345,16 +350,18 @@ def test_runs_are_listed_sorted_and_lead_to_their_curves(report: Path, show: Cal
     page.locator("#run-list button.run").click()
     page.locator("#provenance button", has_text="Show its curves").click()
     assert page.locator("#chart path.curve").count() == 1
-    assert page.locator("#curve-count").inner_text() == "1 of 4 runs drawn"
+    assert page.locator("#curve-count").inner_text() == "1 of 5 runs drawn"
 
 
 def test_curves_lie_over_each_other_and_can_be_read(report: Path, show: Callable[..., Page]) -> None:
     page = show(report)
-    assert page.locator("#chart path.curve").count() == 4
+    assert page.locator("#chart path.curve").count() == 5
+    first = page.locator("#curve-legend button").first.inner_text()
+    assert first.split() == ["going", *EVIL.split(), "seed", "4,", "unfinished"]
     drawn = page.locator("#chart path.curve").first.get_attribute("d") or ""
     assert 10 < drawn.count("L") < 200
     page.locator("#curve-legend button", has_text="base-0").click()
-    assert page.locator("#chart path.curve").count() == 3
+    assert page.locator("#chart path.curve").count() == 4
     assert page.locator("#curve-legend button[aria-pressed=false]").count() == 1
     ticks = page.locator("#chart .ticks").text_content()
     page.check("#curve-log")

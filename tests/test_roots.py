@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mae_bench import api, cli, recipe, roots, scenes, settings
+from mae_bench.api import running
 from mae_bench.errors import MaeBenchError
 from mae_bench.roots import Placed
 from mae_bench.run import folder_for
@@ -211,9 +212,9 @@ def test_a_run_is_opened_again_where_the_data_is_now(file: Path, tmp_path: Path)
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(TINY.replace("headline_k: 1", f"headline_k: 1\nbackbone: {BACKBONE}"))
     file.write_text(f"roots: {{tiny: {tmp_path}/big}}\n")
-    data: Any = api._reopen(folder, None).config
+    data: Any = running._reopen(folder, None).config
     assert data.data.root == f"{tmp_path}/big"
-    given: Any = api._reopen(folder, "elsewhere")
+    given: Any = running._reopen(folder, "elsewhere")
     assert (given.config.data.root, given.data_root) == ("tiny", Path("elsewhere"))
 
 

@@ -19,6 +19,7 @@ from mae_bench.results import scan
 from mae_bench.tables import all_tables, arranging, build, make_table
 from mae_bench.tables.cells import Table
 from mae_bench.tables.layouts import load_layout
+from mae_bench.tables.rows import Group
 from mae_bench.tables.sizes import named_size, size_of
 from mae_bench.tables.views import View, parse_where
 from tests import rich_table
@@ -341,6 +342,24 @@ def test_intervals_are_those_of_the_bootstrap_over_the_seeds_of_a_cell(tmp_path:
     assert not any("Without a sampling error" in text for text in table.remarks)
 
 
+def test_a_run_is_read_once_for_all_its_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read once is resampled once: AP of boxes and of masks come from the same evaluations."""
+    hits = outcomes.Hits("same", {"top1": np.arange(10) < 7, "top5": np.arange(10) < 9})
+    config = {"task": adapter_of_hits()}
+    outcomes.write(store(tmp_path, "run", metrics=outcomes.own(hits), config=config), {"": hits})
+    read, of_run = [], outcomes.of_run
+
+    def counted(folder: Path, adapter: str) -> Any:
+        read.append(folder)
+        return of_run(folder, adapter)
+
+    monkeypatch.setattr(outcomes, "of_run", counted)
+    runs, intervals = tuple(scan(tmp_path).runs), arranging.Intervals()
+    for metric in hits.metrics:
+        assert intervals._ends(Group("a", metric, None, None, None, runs)) == interval([hits], metric)
+    assert len(read) == 1
+
+
 def adapter_of_hits() -> str:
     """The name of an adapter that saves right and wrong and nothing else."""
     from mae_bench.recipe import resolve
@@ -485,3 +504,14 @@ def test_a_figure_takes_a_view_too(tmp_path: Path) -> None:
     whole = mae_bench.figure("mae-fig9", tmp_path / "b.svg", runs_root=tmp_path / "runs")
     assert "ours: " not in Path(drawn).read_text()
     assert "ours: " in Path(whole).read_text()
+
+
+def test_outcomes_of_another_run_give_no_interval(tmp_path: Path) -> None:
+    folder = store(tmp_path / "runs", "run", 80.0, config={"task": adapter_of_hits()})
+    outcomes.write(folder, {"": outcomes.Hits("s" * 64, {"top1": np.arange(10) < 4})})
+    (tmp_path / "rich.yaml").write_text(rich_table.LAYOUT)
+    table = make_table(tmp_path / "rich.yaml", tmp_path / "runs", View(intervals=True))
+    assert all(cell.interval is None for row in table.rows for cell in row.cells.values())
+    assert (
+        "outcomes.npz gives top1 40 and result.json says 80, so they are not of one run" in table.remarks[-1]
+    )

@@ -128,10 +128,14 @@ def figure(
         view: which part is drawn; None: all of it.
 
     Raises:
-        MaeBenchError: no such table, one without a figure, or an unknown ending.
+        MaeBenchError: no such table, one without a figure, an unknown ending, or a view with what no figure
+            shows.
     """
     from mae_bench import figures, tables
 
+    if view is not None and (view.intervals or view.delta is not None):
+        asked = "--intervals" if view.intervals else "--delta"
+        raise MaeBenchError(f"a figure shows no sampling errors and no differences: leave {asked} away")
     made = tables.make_table(table_id, roots.find(runs=runs_root).runs, view)
     return str(figures.draw(made, output))
 

@@ -19,8 +19,6 @@ from mae_bench.significance import SeedTest, holm, welch
 
 # A true difference of so many standard errors is found with a power of 80 %, at the level that is asked for.
 _POWER = 0.8
-# How far a metric may be from what the outcomes give.
-_TOLERANCE = 1e-6
 # What rounding may leave of a standard error that is zero.
 _ROUNDING = 1e-12
 
@@ -243,20 +241,10 @@ def _saved(run: StoredRun, metrics: Sequence[str]) -> Mapping[str, Outcomes]:
 def _that_gives(metric: str, run: StoredRun, saved: Mapping[str, Outcomes]) -> Outcomes:
     for one in saved.values():
         if metric in one.metrics:
-            _fits(run, metric, one)
+            outcomes.check_of_one_run(run.name, run.result.metrics, metric, one)
             return one
     known = ", ".join(name for one in saved.values() for name in one.metrics)
     raise MaeBenchError(f"what {run.name} kept of each image does not give '{metric}', only {known}")
-
-
-def _fits(run: StoredRun, metric: str, saved: Outcomes) -> None:
-    """An outcomes file from another run would make a comparison of something else."""
-    stored, computed = run.result.metrics[metric], outcomes.own(saved)[metric]
-    if abs(stored - computed) > _TOLERANCE * max(1.0, abs(stored)):
-        raise MaeBenchError(
-            f"{run.name}: {outcomes.FILE} gives {metric} {computed:.6g} and result.json says {stored:.6g}, "
-            "so they are not of one run; copy the whole folder again, or run again with --force"
-        )
 
 
 def _same_samples(sides: Sequence[Side], judged: Sequence[Sequence[Outcomes]], metric: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mae_bench import screen
 from mae_bench.errors import MaeBenchError, near
 from mae_bench.figures.courses import Course, read_reference, read_run, short_names
 from mae_bench.figures.style import COLORS, DASHES, WIDTH, Legend, format_of, plain, save
@@ -57,6 +58,8 @@ def draw_curves(
     format_of(output)
     if not runs:
         raise MaeBenchError("name at least one run folder whose curves are to be drawn")
+    if len(runs) > len(COLORS) * len(DASHES):
+        screen.warn(f"{len(runs)} curves: colours and dashes repeat after {len(COLORS) * len(DASHES)}")
     names = short_names([Path(run) for run in runs])
     courses = [read_run(run, name) for run, name in zip(runs, names, strict=True)]
     courses += _references([Path(reference) for reference in references])

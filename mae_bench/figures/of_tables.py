@@ -54,6 +54,12 @@ def draw(table: Table, output: str | os.PathLike[str]) -> Path:
             f"the table '{table.id}' has nothing to draw yet: no finished run fits it; "
             f"`mae-bench table {table.id}` says what it holds"
         )
+    lost = [column.label for column in table.columns if column.x is not None and column.x <= 0]
+    if settings.x_scale == "log" and lost:
+        raise MaeBenchError(
+            f"the table '{table.id}' cannot be drawn on a logarithmic axis: x of {', '.join(lost)} is not "
+            "above 0; use x_scale sqrt or linear"
+        )
     return save(lambda: _figure(table, settings), output)
 
 
@@ -134,7 +140,7 @@ def _curve(axes: Axes, table: Table, index: int, columns: Sequence[Column], *, j
     for x, cell in points:
         if not cell.verified:
             axes.annotate(
-                "?", (x, cell.value), xytext=(5, 3), textcoords="offset points", color=color, fontsize=9
+                "?", (x, cell.value), xytext=(5, 3), textcoords="offset points", color="0.3", fontsize=9
             )
     return axes.errorbar(
         [x for x, _ in points],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 # Characters of a legend's name that have room in half a figure's width, in all of it, and in its bold title.
 _HALF, _WHOLE, _TITLE = 36, 80, 60
 _LEGEND_LINE = 0.21  # inches
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -112,5 +114,9 @@ class Legend:
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib shows as it is: it reads what stands between dollar signs as mathematics."""
+    """Text that matplotlib shows as it is: it reads what stands between dollar signs as mathematics.
+
+    Characters that no SVG may hold, such as a terminal's escapes, are replaced.
+    """
+    text = _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
     return text.replace("$", r"\$")

@@ -13,7 +13,7 @@ from typing import Any
 from mae_bench.errors import MaeBenchError
 from mae_bench.figures.courses import LOG_FILE, Course, read_run
 from mae_bench.report.unfinished import UnfinishedRun
-from mae_bench.results import StoredRun, Unit
+from mae_bench.results import MetricRecord, StoredRun
 
 MOST_POINTS = 200
 """Points that a curve keeps."""
@@ -50,10 +50,10 @@ def gather(
     """The curves of all runs by task, the points that a curve keeps, and a sentence per log that is damaged.
 
     A task is ``{"task", "metrics": [{"key", "label", "unit"}], "runs": [{"run", "per_step", "curves"}]}``:
-    `run` is the run's place in `runs` and then `going`, `per_step` its epochs a step (null if not told), and `curves` has the
-    steps and the values of each metric.
+    `run` is the run's place in `runs` and, after them, `going`; `per_step` its epochs a step (null if not
+    told), and `curves` has the steps and the values of each metric.
     """
-    every: list[tuple[int, StoredRun | UnfinishedRun, str, Mapping[str, Unit]]] = [
+    every: list[tuple[int, StoredRun | UnfinishedRun, str, Mapping[str, MetricRecord]]] = [
         (place, run, run.result.task, run.result.units) for place, run in enumerate(runs)
     ]
     every += [(place, run, run.task, {}) for place, run in enumerate(going, start=len(runs))]
@@ -97,7 +97,7 @@ def _epochs_per_step(course: Course) -> float | None:
     return None
 
 
-def _named(key: str, units: Mapping[str, Unit]) -> dict[str, str]:
+def _named(key: str, units: Mapping[str, MetricRecord]) -> dict[str, str]:
     """What a metric is called, and its unit; the run knows those that it was judged by."""
     known = units.get(key.removeprefix("eval.")) if key.startswith("eval.") else None
     if known is None:

@@ -17,7 +17,7 @@ from mae_bench.files import write_atomic
 from mae_bench.report import content, curves, pictures, unfinished
 from mae_bench.report.drawings import Drawings, draw_all
 from mae_bench.report.pictures import Pictures
-from mae_bench.results import scan
+from mae_bench.results import collection_paused, scan
 from mae_bench.tables.sizes import SIZES
 
 if TYPE_CHECKING:
@@ -71,10 +71,12 @@ def write(
     path = Path(output)
     if path.suffix.lower() not in (".html", ".htm"):
         raise MaeBenchError(f"{path}: a report is a web page, so give a name that ends in .html")
-    report = gather(runs_root, limits or Limits(), intervals)
+    with collection_paused():
+        report = gather(runs_root, limits or Limits(), intervals)
+        text = render(report)
     for problem in report.problems:
         screen.warn(problem)
-    return write_atomic(path, render(report))
+    return write_atomic(path, text)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Runs that still go on, or were interrupted: what their `config.yaml` tells, for the curves they logged so far."""
+"""Runs that still go on, or were interrupted: what is known of them, for the curves they logged so far."""
 
 from __future__ import annotations
 

@@ -3,16 +3,22 @@ sampling error."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mae_bench import screen
 from mae_bench.errors import MaeBenchError, near
 from mae_bench.tables.cells import Line, Row
 from mae_bench.tables.layouts import Column, FactColumn, Layout
 from mae_bench.tables.rows import Group
 from mae_bench.tables.sizes import SIZES, named_size, size_of
 from mae_bench.tables.views import BY_SIZE, fact_column, sort_order
+
+if TYPE_CHECKING:
+    from mae_bench.outcomes import Outcomes
 
 LEVEL, RESAMPLES = 0.95, 1000
 SAMPLING = (
@@ -180,20 +186,25 @@ class Intervals:
 
         self._resampling = Resampling(level=LEVEL, resamples=RESAMPLES)
         self._known: dict[tuple[str, ...], tuple[float, float] | str] = {}
+        # By folder: one bootstrap gives all metrics of the same outcomes.
+        self._saved: dict[Path, Mapping[str, Outcomes]] = {}
 
     def beside(self, lines: Sequence[Line]) -> tuple[list[Line], list[str]]:
         """The rows with their intervals, and remarks on the numbers that have none."""
         without: dict[str, list[str]] = {}
         found = []
-        for line in lines:
-            cells = dict(line.row.cells)
-            for key, group in line.groups.items():
-                ends = self._ends(group)
-                if isinstance(ends, str):
-                    without.setdefault(ends, []).append(group.runs[0].name)
-                else:
-                    cells[key] = replace(cells[key], interval=ends)
-            found.append(replace(line, row=replace(line.row, cells=cells)))
+        # AP takes minutes a run, an accuracy no time.
+        with screen.progress("sampling errors", sum(len(line.groups) for line in lines), "numbers") as work:
+            for line in lines:
+                cells = dict(line.row.cells)
+                for key, group in line.groups.items():
+                    ends = self._ends(group)
+                    if isinstance(ends, str):
+                        without.setdefault(ends, []).append(group.runs[0].name)
+                    else:
+                        cells[key] = replace(cells[key], interval=ends)
+                    work.advance(1)
+                found.append(replace(line, row=replace(line.row, cells=cells)))
         return found, list(_without_interval(without))
 
     def _ends(self, group: Group) -> tuple[float, float] | str:
@@ -210,13 +221,18 @@ class Intervals:
         for run in group.runs:
             adapter = str(run.result.config.get("task", run.result.task))
             try:
-                saved = outcomes.for_metric(run.folder, adapter, group.metric)
+                if run.folder not in self._saved:
+                    self._saved[run.folder] = outcomes.of_run(run.folder, adapter)
             except MaeBenchError as error:
                 return str(error)
+            sets = self._saved[run.folder].values()
+            saved = next((one for one in sets if group.metric in one.metrics), None)
             if saved is None:
                 return f"no outcomes of single samples were saved for {group.metric}"
             found.append(saved)
         try:
+            for run, saved in zip(group.runs, found, strict=True):
+                outcomes.check_of_one_run(run.name, run.result.metrics, group.metric, saved)
             return self._resampling.interval(found, group.metric)
         except MaeBenchError as error:
             return str(error)
