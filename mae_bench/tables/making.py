@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mae_bench import resources
 from mae_bench.errors import MaeBenchError
-from mae_bench.results import RunTree, StoredRun, scan
+from mae_bench.results import RunTree, StoredRun, collection_paused, scan
 from mae_bench.tables import arranging, notes, views
 from mae_bench.tables.cells import Table
 from mae_bench.tables.conditions import RunIndex
@@ -88,12 +88,14 @@ def all_tables(runs: str | os.PathLike[str] | RunTree = "runs", view: View | Non
             raise MaeBenchError(f"{option} is for one table; it does not go with all of them")
     if view.group is not None and view.group != views.BY_SIZE:
         raise MaeBenchError(f"all tables can be grouped by {views.BY_SIZE} alone, not by '{view.group}'")
-    tree = runs if isinstance(runs, RunTree) else scan(Path(runs))
-    index = RunIndex(tree.runs)
-    layouts = [load_layout(name) for name in resources.tables()]
-    views.check_conditions(layouts, view, index.results())
-    intervals = arranging.Intervals() if view.intervals else None
-    tables = [_build(layout, index, view, intervals) for layout in layouts]
+    # Ten thousand results are millions of objects, none of them garbage.
+    with collection_paused():
+        tree = runs if isinstance(runs, RunTree) else scan(Path(runs))
+        index = RunIndex(tree.runs)
+        layouts = [load_layout(name) for name in resources.tables()]
+        views.check_conditions(layouts, view, index.results())
+        intervals = arranging.Intervals() if view.intervals else None
+        tables = [_build(layout, index, view, intervals) for layout in layouts]
     published = view.rows == "published"
     shown = [table for table in tables if any(published or row.ours for row in table.rows)]
     return [replace(table, problems=() if i else tuple(tree.problems)) for i, table in enumerate(shown)]
