@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import gc
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pprint import pformat
@@ -29,11 +31,19 @@ def read(path: Path, options: Mapping[str, Any]) -> Any:
         raise MaeBenchError(f"native: there is no file {path}; give a config file of the engine")
     if path.suffix not in (".py", ".yaml", ".yml", ".json"):
         raise MaeBenchError(f"native: {path} is no config file; the engine's end with .py, .yaml or .json")
-    try:
-        # Config files are Python of the user's own choice, and may raise anything.
-        config = Config.fromfile(str(path))
-    except Exception as error:
-        raise MaeBenchError(f"native: {path} cannot be read: {_reason(error)}") from error
+    reason = None
+    with warnings.catch_warnings():
+        # A config that fails leaves a temporary file of mmengine's open: it is closed here, at once.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            # Config files are Python of the user's own choice, and may raise anything.
+            config = Config.fromfile(str(path))
+        except Exception as error:
+            reason = _reason(error)
+        if reason is not None:
+            gc.collect()
+    if reason is not None:
+        raise MaeBenchError(f"native: {path} cannot be read: {reason}")
     for key, value in _dotted(options, config):
         before = _led_to(config, key, path)
         if isinstance(before, tuple) and isinstance(value, list):
